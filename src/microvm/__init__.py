@@ -1,0 +1,1 @@
+"""Declare, build and run MicroVMs."""

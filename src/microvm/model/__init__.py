@@ -1,0 +1,1 @@
+"""The declared, resolved and planned objects: pure data."""

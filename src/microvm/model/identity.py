@@ -1,0 +1,27 @@
+"""What names and numbers follow from other names: volumes' UUIDs, MACs, machine ids."""
+
+import hashlib
+import uuid
+
+_NAMESPACE = uuid.UUID("5e0f0f0c-6d76-4d50-8a6c-6d6963726f76")
+
+
+def volume_uuid(name: str, image: str) -> str:
+    """Return the file system UUID of the volume `image` of the MicroVM `name`."""
+    return str(uuid.uuid5(_NAMESPACE, f"volume\0{name}\0{image}"))
+
+
+def layer_uuid(key: str) -> str:
+    """Return the UUID of a layer's image whose inputs hash to `key`."""
+    return str(uuid.uuid5(_NAMESPACE, f"layer\0{key}"))
+
+
+def machine_id(host_id: str, name: str, state_dir: str) -> str:
+    """Return 32 hexadecimal digits that name one machine on one host (RFC 9562 version 5)."""
+    return uuid.uuid5(_NAMESPACE, f"machine\0{host_id}\0{name}\0{state_dir}").hex
+
+
+def mac(machine: str, interface: str) -> str:
+    """Return a locally administered unicast MAC (IEEE 802c) of a machine's interface."""
+    digest = hashlib.sha256(f"mac\0{machine}\0{interface}".encode()).digest()
+    return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))

@@ -1,0 +1,107 @@
+"""Declared options that only one hypervisor, or virtiofsd, knows."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from microvm.model.constraints import STRICT, HostPath, Line, Pattern
+from microvm.model.devices import PcieRootPort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QemuOptions:
+    """Options of qemu."""
+
+    __pydantic_config__ = STRICT
+
+    machine: Literal["microvm", "q35"] | None = None
+    """Machine type; unset: `microvm` with hardware virtualisation where nothing needs PCI, else `q35`."""
+    machine_opts: dict[Annotated[str, Pattern(r"[a-z0-9._-]+", "an option name")], Line] = field(
+        default_factory=dict
+    )
+    """Machine properties, over those chosen here."""
+    pcie_root_ports: tuple[PcieRootPort, ...] = ()
+    """PCI Express root ports, created before passed-through devices."""
+    serial_console: bool = True
+    """Serial console on standard input and output."""
+    extra_args: tuple[Line, ...] = ()
+    """Further arguments, appended."""
+    program: HostPath | None = None
+    """Program to use; unset: `qemu-system-ARCH` from `PATH`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudHypervisorOptions:
+    """Options of cloud-hypervisor."""
+
+    __pydantic_config__ = STRICT
+
+    platform_oem_strings: tuple[Line, ...] = ()
+    """SMBIOS OEM strings. They are seen in the host's process list."""
+    extra_args: tuple[Line, ...] = ()
+    """Further arguments, appended."""
+    program: HostPath | None = None
+    """Program to use; unset: `cloud-hypervisor` from `PATH`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirecrackerOptions:
+    """Options of firecracker."""
+
+    __pydantic_config__ = STRICT
+
+    cpu: dict[str, Any] | None = None
+    """Custom CPU template."""
+    drive_io_engine: Literal["Async", "Sync"] = "Async"
+    """I/O engine of all drives."""
+    extra_args: tuple[Line, ...] = ()
+    """Further arguments, appended."""
+    extra_config: dict[str, Any] = field(default_factory=dict)
+    """Configuration merged over the generated one, key by key."""
+    program: HostPath | None = None
+    """Program to use; unset: `firecracker` from `PATH`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrosvmOptions:
+    """Options of crosvm."""
+
+    __pydantic_config__ = STRICT
+
+    pivot_root: HostPath | None = None
+    """Empty directory that sandboxed devices have as root."""
+    extra_args: tuple[Line, ...] = ()
+    """Further arguments, appended."""
+    program: HostPath | None = None
+    """Program to use; unset: `crosvm` from `PATH`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvmtoolOptions:
+    """Options of kvmtool."""
+
+    __pydantic_config__ = STRICT
+
+    extra_args: tuple[Line, ...] = ()
+    """Further arguments, appended."""
+    program: HostPath | None = None
+    """Program to use; unset: `lkvm` from `PATH`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtiofsdOptions:
+    """Options of the helper that serves virtiofs shares."""
+
+    __pydantic_config__ = STRICT
+
+    inode_file_handles: Literal["prefer", "never", "mandatory"] | None = "prefer"
+    """File handles instead of one open descriptor an inode."""
+    thread_pool_size: Annotated[int, Ge(0)] | None = None
+    """Threads a share; unset leaves the choice to virtiofsd."""
+    group: Annotated[str, Pattern(r"[a-z_][a-z0-9_-]*", "a group of the host")] | None = None
+    """Group that owns the socket."""
+    extra_args: tuple[Line, ...] = ()
+    """Further arguments for every share."""
+    program: HostPath | None = None
+    """Program to use; unset: `virtiofsd` from `PATH` and the places where distributions keep it."""
