@@ -30,9 +30,7 @@ class Pattern:
 
 NAME_REGEX = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 
-Name = Annotated[
-    str, Pattern(NAME_REGEX, "1 to 63 lower-case letters, digits and inner hyphens")
-]
+Name = Annotated[str, Pattern(NAME_REGEX, "1 to 63 lower-case letters, digits and inner hyphens")]
 """A MicroVM's name: also a host name (RFC 1123), a directory and part of unit names."""
 
 MountPoint = Annotated[
@@ -53,12 +51,8 @@ InterfaceName = Annotated[
 Mac = Annotated[
     str, Pattern(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}", "six hexadecimal bytes with colons")
 ]
-Label = Annotated[
-    str, Pattern(r"[A-Za-z0-9_.-]{1,16}", "1 to 16 letters, digits, `_`, `.`, `-`")
-]
-Serial = Annotated[
-    str, Pattern(r"[A-Za-z0-9_.-]{1,20}", "1 to 20 letters, digits, `_`, `.`, `-`")
-]
+Label = Annotated[str, Pattern(r"[A-Za-z0-9_.-]{1,16}", "1 to 16 letters, digits, `_`, `.`, `-`")]
+Serial = Annotated[str, Pattern(r"[A-Za-z0-9_.-]{1,20}", "1 to 20 letters, digits, `_`, `.`, `-`")]
 """virtio-blk serial: 20 bytes (VIRTIO 1.2, 5.2.6)."""
 
 UserName = Annotated[

@@ -113,7 +113,16 @@ class MicroVM:
     """Sockets between host and guest."""
     graphics: Graphics = field(default_factory=Graphics)
     """Graphical console."""
-    machine_id: Annotated[str, Pattern(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", "a UUID or 32 hexadecimal digits")] | None = None
+    machine_id: (
+        Annotated[
+            str,
+            Pattern(
+                r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}",
+                "a UUID or 32 hexadecimal digits",
+            ),
+        ]
+        | None
+    ) = None
     """machine-id and SMBIOS UUID of the guest; unset: derived from host and machine at launch."""
     register_with_machined: bool = False
     """Register the running machine with systemd-machined."""

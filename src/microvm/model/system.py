@@ -18,6 +18,15 @@ from microvm.model.constraints import (
     UserName,
 )
 
+Url = Annotated[str, Pattern(r"(?:https?|file)://[^\s]+", "an http, https or file URL")]
+Component = Annotated[str, Pattern(r"[a-z0-9./-]+", "a component name")]
+TimeZone = Annotated[
+    str, Pattern(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*", "a time zone such as `Europe/Berlin`")
+]
+Locale = Annotated[
+    str, Pattern(r"[A-Za-z_]+(?:\.[A-Za-z0-9-]+)?(?:@[a-z]+)?", "a locale such as `de_DE.UTF-8`")
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
@@ -81,11 +90,11 @@ class Repository:
 
     __pydantic_config__ = STRICT
 
-    url: Annotated[str, Pattern(r"(?:https?|file)://[^\s]+", "an http, https or file URL")]
+    url: Url
     """Where the repository is."""
     suite: Annotated[str, Pattern(r"[A-Za-z0-9./_-]+", "a suite name")] | None = None
     """Suite; unset means the guest's release. A suite that ends with `/` is a flat repository."""
-    components: tuple[Annotated[str, Pattern(r"[a-z0-9./-]+", "a component name")], ...] = ("main",)
+    components: tuple[Component, ...] = ("main",)
     """Components to use."""
     key: HostPath | None = None
     """File with the key that signs it (ASCII-armoured or binary); relative to the project."""
@@ -106,13 +115,13 @@ class DebianSystem:
     """Guest source."""
     release: Annotated[str, Pattern(r"[a-z][a-z0-9]*", "a release's code name")] = "trixie"
     """Code name of the release: `bookworm`, `trixie`, `sid`, or one of Ubuntu's where its keyring is installed."""
-    mirror: Annotated[str, Pattern(r"(?:https?|file)://[^\s]+", "an http, https or file URL")] | None = None
+    mirror: Url | None = None
     """Mirror to fetch packages from; unset means the default of mmdebstrap for the release."""
-    security_mirror: Annotated[str, Pattern(r"(?:https?|file)://[^\s]+", "an http, https or file URL")] | None = None
+    security_mirror: Url | None = None
     """Mirror of the security suite; unset means mmdebstrap's default, or `mirror` with `-security` beside it."""
     updates: bool = True
     """Use the release's `-updates` and `-security` suites."""
-    components: tuple[Annotated[str, Pattern(r"[a-z0-9./-]+", "a component name")], ...] = ("main",)
+    components: tuple[Component, ...] = ("main",)
     """Components of the mirror."""
     repositories: tuple[Repository, ...] = ()
     """Further package repositories."""
@@ -123,9 +132,9 @@ class DebianSystem:
     Unset: `cloud`, or `generic` where a share needs 9p."""
     hostname: Name | None = None
     """Host name; unset means the MicroVM's name."""
-    timezone: Annotated[str, Pattern(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*", "a time zone such as `Europe/Berlin`")] = "UTC"
+    timezone: TimeZone = "UTC"
     """Time zone."""
-    locale: Annotated[str, Pattern(r"[A-Za-z_]+(?:\.[A-Za-z0-9-]+)?(?:@[a-z]+)?", "a locale such as `de_DE.UTF-8`")] = "C.UTF-8"
+    locale: Locale = "C.UTF-8"
     """Locale; one other than `C.UTF-8` adds the package `locales`."""
     users: dict[UserName, User] = field(default_factory=dict)
     """Accounts by name; `root` may be among them."""

@@ -1,0 +1,139 @@
+"""System calls that Python 3.11 does not offer, through libc."""
+
+import ctypes
+import os
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MNT_DETACH = 2
+
+# Numbers that are the same on every architecture (include/uapi/asm-generic/unistd.h, Linux 5.12).
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_MOUNT_SETATTR = 442
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOUNT_ATTR_RDONLY = 1
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+_SIGKILL = 9
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def _check(result: int, path: str | None = None) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces that `flags` names (unshare(2)). Raises `OSError`."""
+    _check(_libc.unshare(flags))
+
+
+def mount(
+    source: str | Path | None,
+    target: str | Path,
+    kind: str | None = None,
+    flags: int = 0,
+    options: str = "",
+) -> None:
+    """Mount (mount(2)). Raises `OSError`."""
+    _check(
+        _libc.mount(
+            None if source is None else os.fsencode(source),
+            os.fsencode(target),
+            None if kind is None else kind.encode(),
+            ctypes.c_ulong(flags),
+            os.fsencode(options) if options else None,
+        ),
+        str(target),
+    )
+
+
+def unmount(target: str | Path) -> None:
+    """Take a mount away, also when it is in use (umount2(2) with MNT_DETACH). Raises `OSError`."""
+    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), str(target))
+
+
+def clone_tree(path: Path) -> int:
+    """Return a descriptor of a detached copy of the mount tree at `path` (open_tree(2))."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
+    return _check(
+        _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)),
+        str(path),
+    )
+
+
+def attach_tree(tree: int, target: Path, *, read_only: bool) -> None:
+    """Mount a tree from `clone_tree` at `target` (move_mount(2), mount_setattr(2))."""
+    if read_only:
+        attributes = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY)
+        _check(
+            _libc.syscall(
+                _SYS_MOUNT_SETATTR,
+                tree,
+                b"",
+                ctypes.c_uint(_AT_EMPTY_PATH | _AT_RECURSIVE),
+                ctypes.byref(attributes),
+                ctypes.c_size_t(ctypes.sizeof(attributes)),
+            ),
+            str(target),
+        )
+    _check(
+        _libc.syscall(
+            _SYS_MOVE_MOUNT,
+            tree,
+            b"",
+            _AT_FDCWD,
+            os.fsencode(target),
+            ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+        ),
+        str(target),
+    )
+    os.close(tree)
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends; a change of uid forgets it."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0))
+
+
+def set_dumpable() -> None:
+    """Own `/proc/self` again after a change of uid (prctl(2), PR_SET_DUMPABLE)."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Make all that was written to the descriptor's file system durable (syncfs(2))."""
+    _check(_libc.syncfs(descriptor))

@@ -1,0 +1,230 @@
+"""Programs: run one and wait, keep a helper beside us, or become one."""
+
+import os
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NoReturn
+
+from microvm.errors import CommandFailed, DeadlineExceeded, HostError
+
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""Places that an ordinary user's PATH often lacks."""
+
+TAIL_LINES = 20
+
+Argv = Sequence[str | os.PathLike[str]]
+Stream = int | IO[bytes] | None
+
+
+class Deadline:
+    """A moment on the monotonic clock by which something has to be done."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left, never less than 0."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether no time is left."""
+        return self.left() == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a program ended."""
+
+    stdout: bytes
+    stderr: bytes
+    returncode: int
+
+
+def find_program(name: str, extra_dirs: Sequence[str | Path] = ()) -> Path | None:
+    """Return the program's path: a path as it is, else found on PATH, in `extra_dirs`, in sbin."""
+    places = [os.environ.get("PATH", os.defpath), *map(str, extra_dirs), *SBIN]
+    found = shutil.which(name, path=os.pathsep.join(places))
+    return Path(found) if found else None
+
+
+def require_program(name: str, package: str, extra_dirs: Sequence[str | Path] = ()) -> Path:
+    """Return the program's path; raise `HostError` that names the Debian package that has it."""
+    if found := find_program(name, extra_dirs):
+        return found
+    raise HostError(f"the program {name} is missing", hint=f"install it: apt install {package}")
+
+
+def child_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what our programs get to see: ours with a neutral locale, and `env` over it."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
+    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": path, **(env or {})}
+
+
+def replayable(argv: Argv) -> str:
+    """Return the command as one line to paste into a shell."""
+    return shlex.join(os.fspath(word) for word in argv)
+
+
+def last_words(output: bytes | None, lines: int = TAIL_LINES) -> str:
+    """Return the last lines of a program's output, indented, or the empty text."""
+    text = (output or b"").decode(errors="replace").rstrip()
+    return "".join(f"\n  {line}" for line in text.splitlines()[-lines:])
+
+
+def ended(returncode: int) -> str:
+    """Say how a program ended."""
+    if returncode < 0:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    return f"ended with status {returncode}"
+
+
+def run(
+    argv: Argv,
+    *,
+    timeout_s: float,
+    input: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    check: bool = True,
+    doing: str = "",
+    pass_fds: Sequence[int] = (),
+) -> Completed:
+    """Run a program to its end and return its output.
+
+    Raises `HostError` when it can't be started, `DeadlineExceeded` when it takes longer than
+    `timeout_s` (it is killed then), and with `check` `CommandFailed` for a status other than 0.
+    """
+    words = [os.fspath(word) for word in argv]
+    what = doing or f"run {Path(words[0]).name}"
+    try:
+        done = subprocess.run(
+            words,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            timeout=timeout_s,
+            env=child_environment(env),
+            cwd=cwd,
+            pass_fds=pass_fds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DeadlineExceeded(
+            f"could not {what}: no end within {timeout_s:g} s: {replayable(words)}"
+            f"{last_words(error.stderr or error.stdout)}"
+        ) from error
+    except OSError as error:
+        raise HostError(f"could not {what}: {error.strerror}: {words[0]}") from error
+    if check and done.returncode != 0:
+        raise CommandFailed(
+            f"could not {what}: {Path(words[0]).name} {ended(done.returncode)}: {replayable(words)}"
+            f"{last_words(done.stderr or done.stdout)}",
+            argv=words,
+            returncode=done.returncode,
+        )
+    return Completed(done.stdout, done.stderr, done.returncode)
+
+
+class Process:
+    """A program that runs beside us, in a process group of its own."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
+        self._popen = popen
+        self.pid = popen.pid
+        self.pidfd = os.pidfd_open(popen.pid)
+        """Becomes readable when the program ends."""
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Return the program's status (negative: killed by that signal), or None in time."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        if poller.poll(None if timeout_s is None else int(timeout_s * 1000)):
+            return self._popen.wait()
+        return None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the whole process group; an ended one takes none."""
+        if self._popen.poll() is None:
+            try:
+                os.killpg(self.pid, number)
+            except ProcessLookupError:
+                return
+
+    def terminate(self, grace_s: float = 5.0) -> int:
+        """Ask the program to end, kill it after `grace_s` seconds, and return its status."""
+        self.send(signal.SIGTERM)
+        status = self.wait(grace_s)
+        if status is None:
+            self.send(signal.SIGKILL)
+            status = self._popen.wait()
+        return status
+
+    def close(self) -> None:
+        """Give the pidfd back."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+@contextmanager
+def spawn(
+    argv: Argv,
+    *,
+    log: Path | None = None,
+    stdin: Stream = None,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[Process]:
+    """Start a program and end it when the block is left; output not given goes to `log` or nowhere.
+
+    Raises `HostError` when it can't be started.
+    """
+    argv = [os.fspath(word) for word in argv]
+    sink = log.open("ab") if log else None
+    rest: Stream = sink if sink else subprocess.DEVNULL
+    try:
+        popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=rest if stdout is None else stdout,
+            stderr=rest if stderr is None else stderr,
+            pass_fds=pass_fds,
+            env=child_environment(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise HostError(f"could not start {argv[0]}: {error.strerror}") from error
+    finally:
+        if sink:
+            sink.close()
+    process = Process(popen)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.close()
+
+
+def become(
+    argv: Argv, *, env: Mapping[str, str] | None = None, name: str | None = None
+) -> NoReturn:
+    """Replace this process by the program; `name` is shown in the process list as its argv[0]."""
+    words = [os.fspath(word) for word in argv]
+    shown = [name, *words[1:]] if name else words
+    try:
+        os.execve(words[0], shown, child_environment(env))  # noqa: S606
+    except OSError as error:
+        raise HostError(f"could not start {words[0]}: {error.strerror}") from error
