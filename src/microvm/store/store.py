@@ -1,0 +1,201 @@
+"""The store: a directory of items named `HASH-KIND`, each complete or absent."""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from microvm.errors import StateError
+from microvm.host import files, namespace
+from microvm.host.namespace import IdRange
+from microvm.model.progress import Event, Progress, silent
+from microvm.store import collect
+from microvm.store.collect import Collected, Verified
+
+VARIABLE = "MICROVM_STORE"
+ITEM = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9.+_-]+")
+
+
+def item_name(kind: str, inputs: Any) -> str:
+    """Return the name of the item of this kind that follows from `inputs` (plain data)."""
+    canonical = json.dumps([kind, inputs], sort_keys=True, separators=(",", ":"))
+    return f"{hashlib.sha256(canonical.encode()).hexdigest()[:32]}-{kind}"
+
+
+def default_path() -> Path:
+    """Return where the store is unless a user says otherwise."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/microvm/store")
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return Path(data) / "microvm/store"
+
+
+class Store:
+    """Read-only build results below one directory. Safe for any number of processes at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.packages = path / ".packages"
+        self.lists = path / ".lists"
+        self.verdicts = path / ".verdicts"
+        self.roots = path / ".roots"
+        self._temporary = path / ".tmp"
+        self._locks = path / ".locks"
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> "Store":
+        """Open a store, making its directories where they are missing. Raises `HostError`."""
+        store = cls((path or default_path()).absolute())
+        try:
+            store.path.mkdir(parents=True, exist_ok=True)
+            for directory in (
+                store.packages, store.lists, store.verdicts, store.roots, store._locks
+            ):  # fmt: skip
+                directory.mkdir(exist_ok=True)
+            # What is being built lies behind 0700, so that it may be open to sub-uids inside.
+            store._temporary.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise files.explain(error, f"open the store {store.path}") from error
+        return store
+
+    @cached_property
+    def ids(self) -> IdRange:
+        """The sub-uids that own the trees in this store. Raises `HostError` where there are none."""
+        return namespace.id_range(self.path)
+
+    def has(self, name: str) -> bool:
+        """Return whether the item is there."""
+        return (self.path / name).is_dir()
+
+    def item(self, name: str) -> Path:
+        """Return the item's directory. Raises `StateError` when it is not there."""
+        path = self.path / name
+        if not path.is_dir():
+            raise StateError(f"the store {self.path} has no {name}", hint="build it again")
+        return path
+
+    def add(self, name: str, make: Callable[[Path], None], *, progress: Progress = silent) -> Path:
+        """Return the item, made by `make(directory)` if it isn't there yet.
+
+        When another process is making it, wait and take its result. If `make` raises, nothing is
+        left. Raises `HostError` when there is no space, and what `make` raises.
+        """
+        target = self.path / name
+        if target.is_dir():
+            return target
+        with self._reserved(name, progress):
+            if target.is_dir():
+                return target
+            with self.temporary(name) as directory:
+                try:
+                    make(directory)
+                    files.sync_filesystem(directory)
+                    directory.rename(target)
+                    files.sync_directory(self.path)
+                except OSError as error:
+                    raise files.explain(error, f"add {name} to the store") from error
+        return target
+
+    @contextmanager
+    def _reserved(self, name: str, progress: Progress) -> Iterator[None]:
+        """Hold the right to make one item; the lock file goes with the one who made it."""
+        path = self._locks / name
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress(Event(step="wait for another build", detail=name))
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Its maker removed the file while we waited: the name may be locked anew by a third.
+            if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+                break
+            os.close(descriptor)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    @contextmanager
+    def temporary(self, label: str) -> Iterator[Path]:
+        """Yield a fresh directory on the store's file system, gone afterwards unless renamed.
+
+        A lock on it tells the collector that its owner lives.
+        """
+        directory = self._temporary / f"{secrets.token_hex(8)}-{label}"
+        directory.mkdir(mode=0o755)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield directory
+        finally:
+            os.close(descriptor)
+            if directory.exists():
+                namespace.remove_tree(directory, self.ids)
+
+    def names(self) -> list[str]:
+        """Return the names of all items, sorted."""
+        return sorted(entry.name for entry in self.path.iterdir() if ITEM.fullmatch(entry.name))
+
+    def references(self, name: str) -> tuple[str, ...]:
+        """Return the items that an item names in its file `references`."""
+        listed = self.path / name / "references"
+        return tuple(listed.read_text().split()) if listed.is_file() else ()
+
+    def add_root(self, link: Path, name: str) -> None:
+        """Make `link` point to the item and keep the item as long as the link does so.
+
+        Raises `StateError` when something else than a link is in the way, `HostError`.
+        """
+        link = link.absolute()
+        if link.exists() and not link.is_symlink():
+            raise StateError(f"{link} exists and is no link; it is left alone")
+        try:
+            fresh = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+            fresh.symlink_to(self.path / name)
+            fresh.rename(link)
+            self.keep(link)
+        except OSError as error:
+            raise files.explain(error, f"make the link {link}") from error
+
+    def keep(self, path: Path) -> None:
+        """Keep every item that `path` is a link to, or that a link directly in it points to."""
+        record = self.roots / hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
+        if record.is_symlink():
+            return
+        fresh = record.with_name(f".{record.name}.{secrets.token_hex(4)}")
+        fresh.symlink_to(path.absolute())
+        fresh.rename(record)
+
+    def collect(self, *, dry_run: bool = False) -> Collected:
+        """Delete the items that no root reaches, and what killed builds left."""
+        return collect.collect(self, dry_run=dry_run)
+
+    def verify(self) -> Verified:
+        """Check that every item has what it refers to and that recorded checksums hold."""
+        return collect.verify(self)
+
+    def abandoned(self) -> list[Path]:
+        """Return what builds that no longer run have left."""
+        return [path for path in sorted(self._temporary.iterdir()) if not _held(path)]
+
+
+def _held(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
