@@ -79,9 +79,7 @@ def _work(request: dict[str, Any], reporter: _Reporter, go: int) -> None:
         linux.unshare(flags)
     except OSError as error:
         hint = namespace.check_support() or _UNSHARE_HINT
-        raise HostError(
-            f"could not make a user namespace: {error.strerror}", hint=hint
-        ) from error
+        raise HostError(f"could not make a user namespace: {error.strerror}", hint=hint) from error
     reporter.send(unshared=True)
     if not os.read(go, 1):
         os._exit(1)
@@ -143,9 +141,7 @@ def _run(
     except MicroVMError as error:
         reporter.send(error=_plain(error))
     except OSError as error:
-        reporter.send(
-            error=_plain(HostError(f"{error.strerror or error}: {error.filename or ''}"))
-        )
+        reporter.send(error=_plain(HostError(f"{error.strerror or error}: {error.filename or ''}")))
     except Exception:  # noqa: BLE001 - the parent raises it again with this traceback
         reporter.send(crash=traceback.format_exc())
     os._exit(0)

@@ -1,0 +1,1 @@
+"""Guests made of Debian or Ubuntu packages, by mmdebstrap, apt and dpkg."""

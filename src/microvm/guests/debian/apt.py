@@ -1,0 +1,222 @@
+"""apt-get with a configuration, lists and a package database of our own, never the host's."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import unquote
+
+from microvm.errors import CommandFailed, MicroVMError
+from microvm.guests.debian.sources import Source
+from microvm.host import process
+from microvm.model.guest import LockedPackage
+
+UPDATE_TIMEOUT_S = 600
+SOLVE_TIMEOUT_S = 120
+
+_HOST_SETTINGS = re.compile(r"^(Acquire::(?:https?|ftp)(?:::|\s)|Acquire::Check-(?:Date|Valid-Until))")
+_URI = re.compile(r"^'(?P<url>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Apt:
+    """One apt universe: sources, the lists fetched from them, and a database of installed packages."""
+
+    directory: Path
+    """Private directory for configuration and the package database."""
+    lists: Path
+    """Package lists; may be shared by universes of the same sources."""
+
+    @classmethod
+    def prepare(
+        cls, directory: Path, lists: Path, sources: Iterable[Source], architecture: str
+    ) -> "Apt":
+        """Write the configuration below `directory`."""
+        apt = cls(directory, lists)
+        for path in (directory / "cache/archives/partial", directory / "empty", lists / "partial"):
+            path.mkdir(parents=True, exist_ok=True)
+        (directory / "status").touch()
+        text = "\n".join(source.paragraph() for source in sources)
+        (directory / "all.sources").write_text(text)
+        settings = {
+            "Dir": f"{directory}/",
+            "Dir::Etc::main": "/dev/null",
+            "Dir::Etc::parts": f"{directory}/empty",
+            "Dir::Etc::sourcelist": f"{directory}/all.sources",
+            "Dir::Etc::sourceparts": f"{directory}/empty",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": f"{directory}/empty",
+            "Dir::Etc::trusted": "/dev/null",
+            "Dir::Etc::trustedparts": f"{directory}/empty",
+            "Dir::State": str(directory),
+            "Dir::State::lists": str(lists),
+            "Dir::State::status": f"{directory}/status",
+            "Dir::Cache": f"{directory}/cache",
+            "APT::Architecture": architecture,
+            "APT::Architectures": architecture,
+            "APT::Install-Recommends": "false",
+            "APT::Sandbox::User": "root",
+            "APT::Get::AllowUnauthenticated": "false",
+            "Acquire::Languages": "none",
+            "Acquire::ForceHash": "SHA256",
+            "Acquire::Retries": "2",
+            "Acquire::http::Timeout": "20",
+            "Acquire::https::Timeout": "20",
+            # apt counts itself as essential otherwise (apt-pkg/pkgcachegen.cc).
+            "pkgCacheGen::ForceEssential": ",",
+        }
+        lines = [f'{key} "{value}";\n' for key, value in settings.items()]
+        (directory / "apt.conf").write_text("".join([*_host_settings(), *lines]))
+        return apt
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that makes apt's programs use this universe."""
+        return {"APT_CONFIG": str(self.directory / "apt.conf")}
+
+    def _run(self, argv: Sequence[str], timeout_s: float, doing: str) -> str:
+        done = process.run(argv, timeout_s=timeout_s, env=self.env, check=False, doing=doing)
+        if done.returncode != 0:
+            words = _complaints(done.stderr)
+            raise CommandFailed(
+                f"could not {doing}:{words}", argv=argv, returncode=done.returncode
+            )
+        return done.stdout.decode(errors="replace")
+
+    def update(self) -> None:
+        """Fetch the package lists. Raises `CommandFailed` with apt's words."""
+        argv = ["apt-get", "update", "-qq", "--error-on=any"]
+        try:
+            self._run(argv, UPDATE_TIMEOUT_S, "fetch the package lists")
+        except CommandFailed as error:
+            error.hint = (
+                "check the network, and `release`, `mirror` and `repositories` of the system; "
+                "the same command again goes on"
+            )
+            raise
+
+    def states(self) -> dict[str, str]:
+        """Return the SHA-256 of each repository's signed Release file, by its file name."""
+        found = sorted((*self.lists.glob("*_InRelease"), *self.lists.glob("*_Release")))
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+    def date(self) -> int:
+        """Return the newest date of the Release files as Unix time."""
+        dates = [0]
+        for path in (*self.lists.glob("*_InRelease"), *self.lists.glob("*_Release")):
+            for line in path.read_text(errors="replace").splitlines():
+                if line.startswith("Date:"):
+                    dates.append(int(parsedate_to_datetime(line[5:].strip()).timestamp()))
+                    break
+        return max(dates)
+
+    def solve(self, wanted: Sequence[str]) -> tuple[LockedPackage, ...]:
+        """Return the packages that installing `wanted` adds to the database, sorted by name.
+
+        Raises `MicroVMError` for an unknown package or conflict.
+        """
+        if not wanted:
+            return ()
+        argv = ["apt-get", "-y", "-q", "--no-remove", "--print-uris", "install", "--", *wanted]
+        try:
+            printed = self._run(argv, SOLVE_TIMEOUT_S, f"resolve the packages {' '.join(wanted)}")
+        except CommandFailed as error:
+            raise MicroVMError(error.message, hint=self._nearest(error.message)) from error
+        return _parse_uris(printed)
+
+    def locate(self, names: Sequence[str]) -> tuple[LockedPackage, ...]:
+        """Return these packages alone, without what they depend on."""
+        argv = ["apt-get", "-q", "--print-uris", "download", "--", *names]
+        try:
+            return _parse_uris(self._run(argv, SOLVE_TIMEOUT_S, f"find {' '.join(names)}"))
+        except CommandFailed as error:
+            raise MicroVMError(error.message, hint=self._nearest(error.message)) from error
+
+    def closure(self, name: str, pattern: re.Pattern[str]) -> set[str]:
+        """Return the dependencies of `name`, and theirs, whose names match the pattern."""
+        found: set[str] = set()
+        queue = [name]
+        while queue:
+            shown = self._run(
+                ["apt-cache", "show", "--no-all-versions", queue.pop()],
+                SOLVE_TIMEOUT_S,
+                "read what the kernel depends on",
+            )
+            for line in shown.splitlines():
+                if line.startswith(("Depends:", "Pre-Depends:")):
+                    new = {word.rstrip(",") for word in line.split()[1:]} - found
+                    fresh = {word for word in new if pattern.fullmatch(word)}
+                    found |= fresh
+                    queue += fresh
+        return found
+
+    def _nearest(self, message: str) -> str | None:
+        match = re.search(r"(?:Unable to locate package|Package '?|candidate:? )(\S+?)'? ?(?:has|$)", message, re.M)
+        if not match:
+            return None
+        import difflib
+
+        names = self._run(["apt-cache", "pkgnames"], SOLVE_TIMEOUT_S, "list packages").split()
+        near = difflib.get_close_matches(match[1], names, n=3)
+        return f"nearest names: {', '.join(near)}" if near else None
+
+    def assume_installed(self, packages: Sequence[LockedPackage]) -> None:
+        """Add packages to the database, so that the next `solve` builds on them."""
+        repository = [f"{p.name}:{p.architecture}={p.version}" if p.architecture != "all" else f"{p.name}={p.version}" for p in packages if p.url]
+        stanzas = ""
+        if repository:
+            stanzas = self._run(
+                ["apt-cache", "show", "--no-all-versions", *repository],
+                SOLVE_TIMEOUT_S,
+                "read package descriptions",
+            )
+        local = "".join(self._local_stanza(package) for package in packages if not package.url)
+        with (self.directory / "status").open("a") as status:
+            for stanza in (stanzas + local).strip().split("\n\n"):
+                status.write(f"{stanza.strip()}\nStatus: install ok installed\n\n")
+
+    def _local_stanza(self, package: LockedPackage) -> str:
+        deb = self.directory.parent / "local" / f"{package.sha256}.deb"
+        return self._run(["dpkg-deb", "-f", str(deb)], 30, f"read {package.name}") + "\n"
+
+    def download(self, wanted: Sequence[LockedPackage], directory: Path) -> None:
+        """Fetch packages as `SHA256.deb` into `directory`; apt verifies them.
+
+        Raises `CommandFailed` with apt's words.
+        """
+        helper = process.require_program("apt-helper", "apt", ["/usr/lib/apt"])
+        argv = [str(helper), "-qq", "download-file"]
+        for package in wanted:
+            argv += [package.url, str(directory / f"{package.sha256}.deb"), f"SHA256:{package.sha256}"]
+        self._run(argv, 3600, f"download {len(wanted)} packages")
+
+
+def _parse_uris(printed: str) -> tuple[LockedPackage, ...]:
+    found = []
+    for line in printed.splitlines():
+        if match := _URI.match(line):
+            name, version, architecture = match["file"].removesuffix(".deb").rsplit("_", 2)
+            found.append(
+                LockedPackage(
+                    name=name,
+                    version=unquote(version),
+                    architecture=architecture,
+                    sha256=match["sha256"],
+                    size=int(match["size"]),
+                    url=match["url"],
+                )
+            )
+    return tuple(sorted(found, key=lambda package: package.name))
+
+
+def _host_settings() -> list[str]:
+    """Return the host's settings of proxies and certificates, which downloads need here too."""
+    dump = process.run(["apt-config", "dump"], timeout_s=10, doing="read apt's settings")
+    return [f"{line}\n" for line in dump.stdout.decode().splitlines() if _HOST_SETTINGS.match(line)]
+
+
+def _complaints(stderr: bytes) -> str:
+    lines = [line for line in stderr.decode(errors="replace").splitlines() if line[:2] in ("E:", "W:")]
+    return "".join(f"\n  {line}" for line in (lines or stderr.decode(errors="replace").splitlines())[-20:])
