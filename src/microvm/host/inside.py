@@ -49,7 +49,7 @@ def main(report: int, go: int) -> None:
         reporter.send(error=_plain(error))
     except OSError as error:
         reporter.send(error=_plain(HostError(f"{error.strerror or error}: {error.filename or ''}")))
-    except Exception:  # noqa: BLE001 - the parent raises it again with this traceback
+    except Exception:  # the parent raises it again with this traceback
         reporter.send(crash=traceback.format_exc())
     os._exit(0)
 
@@ -142,7 +142,7 @@ def _run(
         reporter.send(error=_plain(error))
     except OSError as error:
         reporter.send(error=_plain(HostError(f"{error.strerror or error}: {error.filename or ''}")))
-    except Exception:  # noqa: BLE001 - the parent raises it again with this traceback
+    except Exception:  # the parent raises it again with this traceback
         reporter.send(crash=traceback.format_exc())
     os._exit(0)
 

@@ -87,6 +87,11 @@ def ended(returncode: int) -> str:
     return f"ended with status {returncode}"
 
 
+def _enter(root: Path) -> None:
+    os.chroot(root)
+    os.chdir("/")
+
+
 def run(
     argv: Argv,
     *,
@@ -97,11 +102,15 @@ def run(
     check: bool = True,
     doing: str = "",
     pass_fds: Sequence[int] = (),
+    root: Path | None = None,
+    merge_output: bool = False,
 ) -> Completed:
     """Run a program to its end and return its output.
 
     Raises `HostError` when it can't be started, `DeadlineExceeded` when it takes longer than
     `timeout_s` (it is killed then), and with `check` `CommandFailed` for a status other than 0.
+    `root` is a directory to chroot(2) into first; then `env` is all the program sees.
+    `merge_output` sends standard error to standard output.
     """
     words = [os.fspath(word) for word in argv]
     what = doing or f"run {Path(words[0]).name}"
@@ -110,11 +119,13 @@ def run(
             words,
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge_output else subprocess.PIPE,
             timeout=timeout_s,
-            env=child_environment(env),
+            env=child_environment(env) if root is None else env,
             cwd=cwd,
             pass_fds=pass_fds,
+            preexec_fn=None if root is None else lambda: _enter(root),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -131,7 +142,29 @@ def run(
             argv=words,
             returncode=done.returncode,
         )
-    return Completed(done.stdout, done.stderr, done.returncode)
+    return Completed(done.stdout, done.stderr or b"", done.returncode)
+
+
+def pipe(first: Argv, second: Argv, *, timeout_s: float, doing: str) -> None:
+    """Run `first | second`. Raises `CommandFailed` when either ends with an error."""
+    words = [[os.fspath(word) for word in argv] for argv in (first, second)]
+    with subprocess.Popen(words[0], stdout=subprocess.PIPE, env=child_environment()) as source:
+        done = subprocess.run(
+            words[1],
+            stdin=source.stdout,
+            capture_output=True,
+            timeout=timeout_s,
+            env=child_environment(),
+            check=False,
+        )
+    for argv, status in zip(words, (source.returncode, done.returncode), strict=True):
+        if status != 0:
+            raise CommandFailed(
+                f"could not {doing}: {argv[0]} {ended(status)}: {replayable(argv)}"
+                f"{last_words(done.stderr)}",
+                argv=argv,
+                returncode=status,
+            )
 
 
 class Process:

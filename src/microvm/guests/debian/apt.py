@@ -16,7 +16,9 @@ from microvm.model.guest import LockedPackage
 UPDATE_TIMEOUT_S = 600
 SOLVE_TIMEOUT_S = 120
 
-_HOST_SETTINGS = re.compile(r"^(Acquire::(?:https?|ftp)(?:::|\s)|Acquire::Check-(?:Date|Valid-Until))")
+_HOST_SETTINGS = re.compile(
+    r"^(Acquire::(?:https?|ftp)(?:::|\s)|Acquire::Check-(?:Date|Valid-Until))"
+)
 _URI = re.compile(r"^'(?P<url>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$")
 
 
@@ -80,9 +82,7 @@ class Apt:
         done = process.run(argv, timeout_s=timeout_s, env=self.env, check=False, doing=doing)
         if done.returncode != 0:
             words = _complaints(done.stderr)
-            raise CommandFailed(
-                f"could not {doing}:{words}", argv=argv, returncode=done.returncode
-            )
+            raise CommandFailed(f"could not {doing}:{words}", argv=argv, returncode=done.returncode)
         return done.stdout.decode(errors="replace")
 
     def update(self) -> None:
@@ -153,7 +153,11 @@ class Apt:
         return found
 
     def _nearest(self, message: str) -> str | None:
-        match = re.search(r"(?:Unable to locate package|Package '?|candidate:? )(\S+?)'? ?(?:has|$)", message, re.M)
+        match = re.search(
+            r"(?:Unable to locate package|Package '?|candidate:? )(\S+?)'? ?(?:has|$)",
+            message,
+            re.M,
+        )
         if not match:
             return None
         import difflib
@@ -164,7 +168,13 @@ class Apt:
 
     def assume_installed(self, packages: Sequence[LockedPackage]) -> None:
         """Add packages to the database, so that the next `solve` builds on them."""
-        repository = [f"{p.name}:{p.architecture}={p.version}" if p.architecture != "all" else f"{p.name}={p.version}" for p in packages if p.url]
+        repository = [
+            f"{p.name}:{p.architecture}={p.version}"
+            if p.architecture != "all"
+            else f"{p.name}={p.version}"
+            for p in packages
+            if p.url
+        ]
         stanzas = ""
         if repository:
             stanzas = self._run(
@@ -189,7 +199,11 @@ class Apt:
         helper = process.require_program("apt-helper", "apt", ["/usr/lib/apt"])
         argv = [str(helper), "-qq", "download-file"]
         for package in wanted:
-            argv += [package.url, str(directory / f"{package.sha256}.deb"), f"SHA256:{package.sha256}"]
+            argv += [
+                package.url,
+                str(directory / f"{package.sha256}.deb"),
+                f"SHA256:{package.sha256}",
+            ]
         self._run(argv, 3600, f"download {len(wanted)} packages")
 
 
@@ -218,5 +232,9 @@ def _host_settings() -> list[str]:
 
 
 def _complaints(stderr: bytes) -> str:
-    lines = [line for line in stderr.decode(errors="replace").splitlines() if line[:2] in ("E:", "W:")]
-    return "".join(f"\n  {line}" for line in (lines or stderr.decode(errors="replace").splitlines())[-20:])
+    lines = [
+        line for line in stderr.decode(errors="replace").splitlines() if line[:2] in ("E:", "W:")
+    ]
+    return "".join(
+        f"\n  {line}" for line in (lines or stderr.decode(errors="replace").splitlines())[-20:]
+    )

@@ -51,9 +51,7 @@ def kernel_flavour(microvm: MicroVM) -> str:
 def request(microvm: MicroVM, shared_packages: Sequence[str], project_dir: Path) -> str:
     """Return the hash of all declared words that resolving looks at."""
     system = microvm.system
-    local = {
-        name: _digest(project_dir / name) for name in _local(system.packages, shared_packages)
-    }
+    local = {name: _digest(project_dir / name) for name in _local(system.packages, shared_packages)}
     words = {
         "architecture": architecture(),
         "release": system.release,
@@ -130,7 +128,10 @@ def _layers(
     for layer, names in wanted:
         local = _keep_local(_local(names), project_dir, directory / "local", store)
         solved = apt.solve(
-            [str(directory / "local" / f"{local[n].sha256}.deb") if n in local else n for n in names]
+            [
+                str(directory / "local" / f"{local[n].sha256}.deb") if n in local else n
+                for n in names
+            ]
         )
         packages = tuple(sorted((*solved, *local.values()), key=lambda package: package.name))
         apt.assume_installed(packages)

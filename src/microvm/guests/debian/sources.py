@@ -38,7 +38,15 @@ def distribution(release: str) -> str:
     if release in DEBIAN:
         return "debian"
     known = ", ".join((*DEBIAN, *UBUNTU))
-    raise SpecError([Problem(where="system.release", message=f"{release!r} is no known release", hint=f"known are {known}")])
+    raise SpecError(
+        [
+            Problem(
+                where="system.release",
+                message=f"{release!r} is no known release",
+                hint=f"known are {known}",
+            )
+        ]
+    )
 
 
 def describe(release: str) -> str:
@@ -73,7 +81,9 @@ def sources(system: DebianSystem, project_dir: Path) -> tuple[Source, ...]:
                 url=repository.url,
                 suites=(suite,),
                 components=() if suite.endswith("/") else repository.components,
-                keyring=str(project_dir / key) if key else (None if repository.trusted else signed_by),
+                keyring=str(project_dir / key)
+                if key
+                else (None if repository.trusted else signed_by),
             )
         )
     return tuple(found)
@@ -99,7 +109,7 @@ def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     """Ask mmdebstrap what it would use: its own list, written out by a hook that then stops it."""
     program = process.require_program("mmdebstrap", "mmdebstrap")
     argv = [
-        program, "--mode=root", "--variant=custom", "--format=null",
+        str(program), "--mode=root", "--variant=custom", "--format=null",
         f"--components={','.join(system.components)}",
         f"--setup-hook={_PRINT_SOURCES}", system.release, "/dev/null",
     ]  # fmt: skip
@@ -107,7 +117,10 @@ def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     found = [
         Source(url, (suite,), tuple(components), signed_by)
         for word, url, suite, *components in (
-            line.split() for line in answer.stdout.decode().splitlines() if line.startswith("deb ")
+            line.split()
+            # The hook's output joins mmdebstrap's own messages.
+            for line in (answer.stdout + answer.stderr).decode(errors="replace").splitlines()
+            if line.startswith("deb ")
         )
         if system.updates or suite == system.release
     ]

@@ -1,0 +1,98 @@
+"""A guest's root under construction: an overlay of its layers with just enough around it.
+
+Runs inside the namespace.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from microvm.errors import HostError
+from microvm.host import linux, process
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LC_ALL": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "DEBCONF_NONINTERACTIVE_SEEN": "true",
+    "SYSTEMD_OFFLINE": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+
+
+@contextmanager
+def overlay(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> Iterator[Path]:
+    """Mount the layers (bottom first) with `upper` on top; nothing in it is synced to disk.
+
+    `userxattr`: without it no directory can be removed in a user namespace. `volatile` (5.10):
+    the store syncs once, when the layer is complete. Raises `HostError`.
+    """
+    for directory in (upper, work, target):
+        directory.mkdir(exist_ok=True)
+    upper.chmod(0o755)
+    stack = ":".join(str(path) for path in reversed(lowers))
+    options = f"lowerdir={stack},upperdir={upper},workdir={work},userxattr,volatile"
+    try:
+        linux.mount("overlay", target, "overlay", 0, options)
+    except OSError as error:
+        raise HostError(
+            f"could not mount an overlay in a user namespace: {error.strerror}",
+            hint="the store must lie on a file system with user.* attributes, such as ext4, xfs or "
+            "btrfs (a tmpfs from Linux 6.6 on); Linux must be 5.11 or newer",
+        ) from error
+    try:
+        yield target
+    finally:
+        linux.unmount(target)
+        shutil.rmtree(work)
+
+
+@contextmanager
+def furnished(root: Path, scratch: Path) -> Iterator[None]:
+    """Mount /proc, /dev, /tmp and /run into the root while commands run in it."""
+    mounted: list[Path] = []
+
+    def mount(name: str, kind: str, flags: int, options: str = "") -> None:
+        target = root / name
+        target.mkdir(exist_ok=True)
+        linux.mount(kind, target, kind, flags, options)
+        mounted.append(target)
+
+    quiet = linux.MS_NOSUID | linux.MS_NOEXEC | linux.MS_NODEV
+    try:
+        try:
+            mount("proc", "proc", quiet)
+        except PermissionError:
+            # A container that hides parts of /proc allows no fresh one; its own serves as well.
+            linux.mount("/proc", root / "proc", None, linux.MS_BIND | linux.MS_REC)
+            mounted.append(root / "proc")
+        mount("dev", "tmpfs", linux.MS_NOSUID, "mode=0755")
+        _devices(root / "dev")
+        for name in ("tmp", "run"):
+            mount(name, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
+        (root / "run/lock").mkdir(exist_ok=True)
+        yield
+    finally:
+        for target in reversed(mounted):
+            linux.unmount(target)
+
+
+def _devices(directory: Path) -> None:
+    for name in _DEVICES:
+        (directory / name).touch()
+        linux.mount(f"/dev/{name}", directory / name, None, linux.MS_BIND)
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        (directory / name).symlink_to(f"/proc/self/{target}")
+    (directory / "shm").mkdir(mode=0o1777)
+
+
+def run(root: Path, argv: Sequence[str], *, doing: str, timeout_s: float = 3600) -> bytes:
+    """Run a program of the guest in its root. Raises `CommandFailed` with its last words."""
+    done = process.run(
+        argv, root=root, env=ENVIRONMENT, timeout_s=timeout_s, merge_output=True, doing=doing
+    )
+    return done.stdout

@@ -1,0 +1,222 @@
+"""The tasks that build layers, as `host.namespace` runs them: uid 0 of a fresh namespace.
+
+Their paths: `store` (read-only, the whole store), `out` (the tree's item), `image` (the image's
+item), `sourceN` (declared files). Each task ends with packed, finished layers or raises.
+"""
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from microvm.errors import MicroVMError
+from microvm.guests.debian import chroot, configuration, image, initrd, tree
+from microvm.host import process
+from microvm.model.progress import Event, Progress
+
+_EXCLUDED = ("doc", "man", "info", "lintian", "locale", "groff", "linda", "bug")
+DPKG_CONFIGURATION = "".join(
+    [
+        "# A MicroVM's guest has no use for these; licences stay.\n",
+        *(f"path-exclude=/usr/share/{name}/*\n" for name in _EXCLUDED),
+        "path-include=/usr/share/doc/*/copyright\n",
+        "path-include=/usr/share/locale/locale.alias\n",
+        "force-unsafe-io\n",
+    ]
+)
+_FEATURES = (
+    ("9p", "9pnet_virtio"), ("virtiofs", "virtiofs"), ("vsock", "vmw_vsock_virtio_transport"),
+    ("virtio_mmio", "virtio_mmio"), ("pvpanic", "pvpanic"), ("pvpanic", "pvpanic_pci"),
+)  # fmt: skip
+"""What launching asks of a kernel, and the module that has it."""
+
+_MERGED = ("bin", "sbin", "lib", "lib64")
+_DPKG = ["dpkg", "--force-depends", "--force-confdef", "--force-confold", "--force-unsafe-io"]
+
+
+def build_base(arguments: dict[str, Any], paths: dict[str, Path], report: Progress) -> None:
+    """Make the base layer: every package extracted, then unpacked and configured by its own dpkg."""
+    root = _start(paths, [])
+    with root as merged:
+        _skeleton(merged)
+        debs = _packages(arguments, paths)
+        report(Event(step="base layer", detail=f"extract {len(debs)} packages"))
+        _extract(debs, merged)
+        _install(merged, paths, debs, report, "base layer")
+    _finish(arguments, paths, [])
+
+
+def build_packages(arguments: dict[str, Any], paths: dict[str, Path], report: Progress) -> None:
+    """Make a layer of further packages over the layers below it."""
+    lowers = _lowers(arguments, paths)
+    with _start(paths, lowers) as merged:
+        debs = _packages(arguments, paths)
+        _install(merged, paths, debs, report, arguments["step"])
+    _finish(arguments, paths, lowers)
+
+
+def build_configuration(
+    arguments: dict[str, Any], paths: dict[str, Path], report: Progress
+) -> None:
+    """Make the configuration layer: accounts, files, units, and the declared commands' results."""
+    lowers = _lowers(arguments, paths)
+    with _start(paths, lowers) as merged:
+        configuration.write(merged, arguments["contents"], paths)
+        enable, commands = arguments["contents"]["systemctl"], arguments["run"]
+        if enable or commands or arguments["contents"]["locale"]:
+            with chroot.furnished(merged, paths["scratch"]):
+                for verb, unit in enable:
+                    chroot.run(merged, ["systemctl", verb, unit], doing=f"{verb} the unit {unit}")
+                configuration.make_locale(merged, arguments["contents"]["locale"])
+                for number, command in enumerate(commands):
+                    report(Event(step="run commands", detail=command))
+                    chroot.run(
+                        merged, ["sh", "-ec", command], doing=f"run command {number} (`{command}`)"
+                    )
+    _finish(arguments, paths, lowers)
+
+
+def build_kernel(
+    arguments: dict[str, Any], paths: dict[str, Path], report: Progress
+) -> dict[str, str]:
+    """Make the kernel's layer of modules, and beside its tree `vmlinuz` and `initrd`.
+
+    Returns the texts of the item's files `release` and `features`.
+    """
+    report(Event(step="kernel"))
+    extracted = paths["scratch"] / "extracted"
+    extracted.mkdir()
+    out = paths["out"]
+    if "kernel" in paths:
+        shutil.copytree(paths["kernel"], extracted, dirs_exist_ok=True, symlinks=True)
+        (extracted / "boot").mkdir(exist_ok=True)
+        shutil.copyfile(paths["kernel"] / "vmlinuz", extracted / "boot/vmlinuz-given")
+    _extract(_packages(arguments, paths), extracted)
+    modules = next(
+        (
+            found
+            for found in (extracted / "usr/lib/modules", extracted / "lib/modules")
+            if found.is_dir()
+        ),
+        None,
+    )
+    releases = sorted(entry.name for entry in modules.iterdir()) if modules else []
+    if modules is None or len(releases) != 1:
+        raise MicroVMError(f"the kernel has modules of {releases or 'no release'}, not of one")
+    target = out / "tree/usr/lib/modules"
+    target.mkdir(parents=True)
+    shutil.move(modules / releases[0], target / releases[0])
+    for name in ("build", "source"):
+        (target / releases[0] / name).unlink(missing_ok=True)
+    link = out / "tree/lib"
+    link.symlink_to("usr/lib")
+    depmod = process.require_program("depmod", "kmod")
+    process.run([depmod, "-b", out / "tree", releases[0]], timeout_s=120, doing="index the modules")
+    vmlinuz = next((extracted / "boot").glob("vmlinuz-*"), None)
+    if vmlinuz is None:
+        raise MicroVMError("the kernel's packages hold no vmlinuz")
+    shutil.copyfile(vmlinuz, out / "vmlinuz")
+    busybox = next(
+        path for path in (extracted / "usr/bin/busybox", extracted / "bin/busybox") if path.exists()
+    )
+    initrd.write_initrd(
+        out / "initrd",
+        modules_tree=out / "tree",
+        kernel_release=releases[0],
+        busybox=busybox,
+        script=arguments["script"].encode(),
+    )
+    known = {*initrd.built_in(out / "tree", releases[0])}
+    listed = (target / releases[0] / "modules.dep").read_text()
+    known |= {initrd.module_name(line.partition(":")[0]) for line in listed.splitlines()}
+    features = sorted({name for name, module in _FEATURES if module in known})
+    link.unlink()
+    _finish(arguments, paths, [])
+    return {"release": f"{releases[0]}\n", "features": "".join(f"{name}\n" for name in features)}
+
+
+def pack(arguments: dict[str, Any], paths: dict[str, Path], report: Progress) -> None:
+    """Make the image of a tree that is in the store already."""
+    source = paths["store"] / arguments["tree"] / "tree"
+    report(Event(step="image", detail=arguments["tree"]))
+    image.pack(source, paths["image"] / "image", arguments["image"])
+
+
+def _start(paths: dict[str, Path], lowers: list[Path]) -> Any:
+    empty = paths["scratch"] / "empty"
+    empty.mkdir(exist_ok=True)
+    out = paths["out"]
+    return chroot.overlay(lowers or [empty], out / "tree", out / "work", paths["scratch"] / "root")
+
+
+def _lowers(arguments: dict[str, Any], paths: dict[str, Path]) -> list[Path]:
+    return [paths["store"] / name / "tree" for name in arguments["lowers"]]
+
+
+def _packages(arguments: dict[str, Any], paths: dict[str, Path]) -> list[Path]:
+    return [paths["store"] / ".packages" / f"{digest}.deb" for digest in arguments["packages"]]
+
+
+def _finish(arguments: dict[str, Any], paths: dict[str, Path], lowers: list[Path]) -> None:
+    built = paths["out"] / "tree"
+    tree.finish(built, lowers, arguments["date"])
+    if arguments["image"]:
+        image.pack(built, paths["image"] / "image", arguments["image"])
+    built.chmod(0o700)
+
+
+def _skeleton(root: Path) -> None:
+    """What packages expect before the first of them is there: /usr merged, dpkg's database."""
+    for name in _MERGED:
+        (root / "usr" / name).mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("etc/dpkg/dpkg.cfg.d", "var/lib/dpkg/info", "var/lib/dpkg/updates", "var/log"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "etc/dpkg/dpkg.cfg.d/microvm").write_text(DPKG_CONFIGURATION)
+    for name in ("status", "available"):
+        (root / "var/lib/dpkg" / name).touch()
+
+
+def _extract(debs: Sequence[Path], root: Path) -> None:
+    """Extract packages side by side; the same paths of several packages are directories."""
+    excludes = [f"--exclude=./usr/share/{name}" for name in _EXCLUDED]
+
+    def one(deb: Path) -> None:
+        tar = ["tar", "-x", "--keep-directory-symlink", "-C", str(root), *excludes, "-f", "-"]
+        process.pipe(
+            ["dpkg-deb", "--fsys-tarfile", deb], tar, timeout_s=600, doing=f"extract {deb.name}"
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, debs))
+
+
+def _install(
+    root: Path, paths: dict[str, Path], debs: Sequence[Path], report: Progress, step: str
+) -> None:
+    """Let the guest's dpkg unpack and configure packages; services don't start."""
+    policy = root / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    with chroot.furnished(root, paths["scratch"]):
+        archives = root / "tmp/archives"
+        archives.mkdir()
+        for deb in debs:
+            (archives / deb.name).symlink_to(deb)
+        names = _hand_over(debs, archives)
+        report(Event(step=step, detail=f"unpack {len(debs)} packages"))
+        chroot.run(root, [*_DPKG, "--unpack", *names], doing="unpack packages")
+        report(Event(step=step, detail="configure packages"))
+        chroot.run(root, [*_DPKG, "--configure", "-a"], doing="configure packages")
+    policy.unlink()
+
+
+def _hand_over(debs: Sequence[Path], archives: Path) -> list[str]:
+    """Make the packages visible in the chroot: a read-only bind of the directory that has them."""
+    from microvm.host import linux
+
+    for link in archives.iterdir():
+        link.unlink()
+    linux.mount(debs[0].parent, archives, None, linux.MS_BIND)
+    return [f"/tmp/archives/{deb.name}" for deb in debs]  # noqa: S108

@@ -1,0 +1,316 @@
+"""Which layers a Debian guest has, what each is named by, and who makes it."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from microvm.errors import MicroVMError
+from microvm.guests.debian import configuration, image, runtime
+from microvm.guests.debian.apt import Apt
+from microvm.guests.debian.initrd import BOOT_MODULES
+from microvm.guests.debian.resolve import architecture, kernel_flavour
+from microvm.guests.debian.sources import describe
+from microvm.host import files
+from microvm.host.namespace import Bind, run_inside
+from microvm.model.codec import to_plain
+from microvm.model.declaration import MicroVM
+from microvm.model.guest import GuestSystem, Layer, LockedPackage, SystemLock
+from microvm.model.identity import layer_uuid
+from microvm.model.progress import Event, Progress
+from microvm.store import Store, item_name
+from microvm.store.collect import write_checksums
+
+RECIPE = 1
+"""Raised whenever this code makes other bytes of the same inputs."""
+
+BUILD_TIMEOUT_S = 3600
+_TASKS = "microvm.guests.debian.inside"
+
+
+class Builder:
+    """Builds the layers of one guest, from bottom to top."""
+
+    def __init__(
+        self,
+        name: str,
+        microvm: MicroVM,
+        lock: SystemLock,
+        *,
+        store: Store,
+        project_dir: Path,
+        progress: Progress,
+    ) -> None:
+        self._name = name
+        self._microvm = microvm
+        self._lock = lock
+        self._store = store
+        self._project_dir = project_dir
+        self._progress = progress
+        self._layers: list[Layer] = []
+
+    def build(self) -> GuestSystem:
+        """Return the guest system, made or found in the store."""
+        kernel = self._kernel()
+        for locked in self._lock.layers[1:]:
+            if locked.packages:
+                self._packages(locked.name, locked.packages)
+        release = self._release(kernel)
+        about = f"{describe(self._microvm.system.release)}, kernel {release}"
+        self._configuration(about)
+        return self._system(kernel, release, about)
+
+    def _release(self, kernel: str) -> str:
+        return (self._store.item(kernel) / "release").read_text().strip()
+
+    def _kernel(self) -> str:
+        packages = self._lock.layers[0].packages
+        flavour = kernel_flavour(self._microvm)
+        inputs: dict[str, Any] = {"packages": [package.sha256 for package in packages]}
+        binds: dict[str, Bind] = {}
+        if flavour not in ("cloud", "generic"):
+            directory = (self._project_dir / flavour).resolve()
+            binds["kernel"] = Bind(directory)
+            inputs["directory"] = _fingerprint(directory)
+        inputs["script"] = runtime.initrd_script()
+        inputs["modules"] = list(BOOT_MODULES)
+        return self._layer("kernel", "build_kernel", inputs, packages, binds=binds)
+
+    def _packages(self, name: str, packages: Sequence[LockedPackage]) -> None:
+        task = "build_base" if name == "base" else "build_packages"
+        inputs = {"packages": [package.sha256 for package in packages]}
+        self._layer(name, task, inputs, packages)
+
+    def _configuration(self, description: str) -> None:
+        contents = configuration.collect(self._name, self._microvm, self._lock, description)
+        run = list(self._microvm.system.run)
+        with self._store.temporary("sources") as staged:
+            digests = {}
+            for number, file in enumerate(self._microvm.system.files.values()):
+                if file.source is not None:
+                    target = staged / f"{number}.tar"
+                    digests[number] = self._archive(file.source, target)
+            self._layer(
+                "configuration",
+                "build_configuration",
+                {"contents": contents, "run": run, "sources": digests},
+                (),
+                binds={"sources": Bind(staged)},
+                network=self._microvm.system.network,
+            )
+
+    def _archive(self, source: str, target: Path) -> str:
+        try:
+            return configuration.archive(self._project_dir / source, target)
+        except OSError as error:
+            raise files.explain(error, f"copy {source} into the guest") from error
+
+    def _layer(
+        self,
+        name: str,
+        task: str,
+        inputs: dict[str, Any],
+        packages: Sequence[LockedPackage],
+        *,
+        binds: dict[str, Bind] | None = None,
+        network: bool = False,
+    ) -> str:
+        """Add a layer on top of those so far; return the name of its tree's item."""
+        lowers = [layer.tree for layer in self._layers if layer.name != "kernel"]
+        key: dict[str, Any] = {
+            "recipe": RECIPE,
+            "lowers": lowers,
+            "date": self._lock.date,
+            "architecture": architecture(),
+            **inputs,
+        }
+        tree = item_name(name, key)
+        uuid = layer_uuid(tree)
+        how: dict[str, Any] | None = None
+        packed: str | None = None
+        if self._microvm.store_on_disk:
+            how = image.settings(self._microvm, uuid, self._lock.date)
+            packed = item_name(f"{name}-image", [tree, how])
+        arguments: dict[str, Any] = {
+            "lowers": lowers,
+            "packages": [package.sha256 for package in packages],
+            "date": self._lock.date,
+            "image": how,
+            "step": f"{name} layer",
+            **{part: inputs[part] for part in ("contents", "run", "script") if part in inputs},
+        }
+        making = _Making(self._store, self._progress, packages, dict(binds or {}), network)
+        if packed and not self._store.has(packed):
+            self._store.add(
+                packed, lambda out: making.both(tree, task, arguments, out), progress=self._progress
+            )
+        elif not self._store.has(tree):
+            making.tree(tree, task, {**arguments, "image": None}, None)
+        self._layers.append(
+            Layer(
+                name=name,
+                tree=tree,
+                image=packed,
+                kind=self._microvm.store_disk_type if packed else None,
+                uuid=uuid,
+            )
+        )
+        return tree
+
+    def _system(self, kernel: str, release: str, about: str) -> GuestSystem:
+        kernel_files = self._store.item(kernel)
+        features = (kernel_files / "features").read_text().split()
+        draft = GuestSystem(
+            name="",
+            source="debian",
+            description=about,
+            architecture=platform.machine(),
+            kernel=kernel,
+            kernel_release=release,
+            initrd=kernel,
+            features=tuple(features),
+            layers=tuple(self._layers),
+            kernel_params=runtime.KERNEL_PARAMS,
+        )
+        name = item_name("system", to_plain(draft))
+        system = GuestSystem(**{**_shallow(draft), "name": name})
+
+        def make(directory: Path) -> None:
+            import json
+
+            (directory / "system.json").write_text(json.dumps(to_plain(system), indent=1) + "\n")
+            needed = {kernel, *(layer.tree for layer in self._layers)}
+            needed |= {layer.image for layer in self._layers if layer.image}
+            (directory / "references").write_text("".join(f"{item}\n" for item in sorted(needed)))
+
+        self._store.add(name, make)
+        return system
+
+
+class _Making:
+    """Makes the items of one layer."""
+
+    def __init__(
+        self,
+        store: Store,
+        progress: Progress,
+        packages: Sequence[LockedPackage],
+        binds: dict[str, Bind],
+        network: bool,
+    ) -> None:
+        self._store = store
+        self._progress = progress
+        self._packages = packages
+        self._binds = binds
+        self._network = network
+
+    def both(self, tree: str, task: str, arguments: dict[str, Any], out: Path) -> None:
+        """Make the image in `out`, and the tree's item if it is not there."""
+        out.chmod(0o777)
+        if self._store.has(tree):
+            self._inside("pack", {"tree": tree, "image": arguments["image"]}, {"image": out})
+        else:
+            self.tree(tree, task, arguments, out)
+        if not (out / "image").exists():  # another process made the tree meanwhile
+            self._inside("pack", {"tree": tree, "image": arguments["image"]}, {"image": out})
+        out.chmod(0o755)
+        write_checksums(out, "image")
+        (out / "references").write_text(f"{tree}\n")
+
+    def tree(self, tree: str, task: str, arguments: dict[str, Any], image_out: Path | None) -> None:
+        """Make the tree's item; and with `image_out` its image in the same go."""
+        fetch(self._packages, self._store, self._progress)
+
+        def make(out: Path) -> None:
+            out.chmod(0o777)
+            binds = {"out": out}
+            if image_out is not None:
+                binds["image"] = image_out
+            result = self._inside(task, arguments, binds)
+            out.chmod(0o755)
+            if isinstance(result, dict):
+                for name, text in result.items():
+                    (out / name).write_text(text)
+                write_checksums(out, "vmlinuz", "initrd")
+
+        self._store.add(tree, make, progress=self._progress)
+
+    def _inside(self, task: str, arguments: dict[str, Any], writable: dict[str, Path]) -> Any:
+        binds = {name: Bind(path, read_only=False) for name, path in writable.items()}
+        binds |= {"store": Bind(self._store.path), **self._binds}
+        return run_inside(
+            f"{_TASKS}:{task}",
+            arguments,
+            binds=binds,
+            ids=self._store.ids,
+            network=self._network,
+            progress=self._progress,
+            timeout_s=BUILD_TIMEOUT_S,
+        )
+
+
+def fetch(packages: Sequence[LockedPackage], store: Store, progress: Progress) -> None:
+    """Download the packages that are not kept yet, verified by their locked hashes.
+
+    Raises `MicroVMError` when a mirror no longer has one.
+    """
+    missing = [
+        package for package in packages if not (store.packages / f"{package.sha256}.deb").exists()
+    ]
+    if not missing:
+        return
+    if gone := [package.name for package in missing if not package.url]:
+        raise MicroVMError(
+            f"the local package {gone[0]} is not the one that was locked",
+            hint="run microvm lock --update",
+        )
+    total = sum(package.size for package in missing)
+    progress(Event(step="download", detail=f"{len(missing)} packages", done=0, total=total))
+    with store.temporary("download") as directory:
+        apt = Apt.prepare(directory / "apt", directory / "lists", (), architecture())
+        done = 0
+        for start in range(0, len(missing), 20):
+            batch = missing[start : start + 20]
+            try:
+                apt.download(batch, directory)
+            except MicroVMError as error:
+                error.hint = (
+                    "if the mirror no longer has a locked version: microvm lock --update; "
+                    "otherwise check the network and run the same command again"
+                )
+                raise
+            for package in batch:
+                (directory / f"{package.sha256}.deb").chmod(0o644)
+                (directory / f"{package.sha256}.deb").replace(
+                    store.packages / f"{package.sha256}.deb"
+                )
+                done += package.size
+            progress(Event(step="download", detail=batch[-1].name, done=done, total=total))
+    files.sync_directory(store.packages)
+    progress(
+        Event(
+            step="download",
+            detail=f"{len(missing)} packages",
+            done=total,
+            total=total,
+            finished=True,
+        )
+    )
+
+
+def _shallow(system: GuestSystem) -> dict[str, Any]:
+    from dataclasses import fields
+
+    return {f.name: getattr(system, f.name) for f in fields(system)}
+
+
+def _fingerprint(directory: Path) -> str:
+    """Return a hash of a kernel directory by names, sizes and times; raise when it is none."""
+    if not (directory / "vmlinuz").is_file() or not (directory / "lib/modules").is_dir():
+        raise MicroVMError(f"{directory} is no kernel: it needs vmlinuz and lib/modules/RELEASE")
+    entries = [
+        [str(path.relative_to(directory)), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    ]
+    return item_name("kernel", entries)

@@ -1,0 +1,232 @@
+"""What every guest contains beyond its declaration: units, scripts, network, mounts, masks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+
+from microvm.model.declaration import MicroVM
+from microvm.model.devices import Share, Volume
+from microvm.model.identity import volume_uuid
+
+BASE_PACKAGES = (
+    "systemd-sysv", "udev", "login", "kmod", "iproute2", "netbase",
+)  # fmt: skip
+"""Beyond the essential packages: an init, device events, a login, the network."""
+
+KERNEL_PARAMS = (
+    "quiet",
+    # Debian's kernels test every cipher at boot: two thirds of the time to the initrd.
+    "cryptomgr.notests",
+    "8250.nr_uarts=1",
+    "rcupdate.rcu_expedited=1",
+    "systemd.show_status=false",
+)
+"""Kernel parameters that make a guest quick on every hypervisor."""
+
+LIBRARY = "/usr/lib/microvm"
+_SCRIPTS = ("greet", "console", "job", "job-agent", "ssh-keys", "power-button")
+_UNITS = (
+    "microvm-greeting.service", "microvm-console.service", "microvm-job.service",
+    "microvm-online.service", "microvm-power.service",
+)  # fmt: skip
+_STARTED = ("microvm-console.service", "microvm-job.service", "microvm-power.service")
+
+_MASKED = (
+    # Consoles: ours is microvm-console.service, which needs no udev.
+    "getty@tty1.service", "getty-static.service", "serial-getty@ttyS0.service",
+    # Upkeep of a long-lived, writable installation.
+    "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer",
+    "systemd-hwdb-update.service", "ldconfig.service", "systemd-update-done.service",
+    "systemd-journal-catalog-update.service", "systemd-firstboot.service",
+    "systemd-machine-id-commit.service", "systemd-sysusers.service", "first-boot-complete.target",
+    # Hardware and file systems that a MicroVM does not have.
+    "systemd-pstore.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service",
+    "systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service", "systemd-binfmt.service",
+    "proc-sys-fs-binfmt_misc.automount", "dev-hugepages.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path", "systemd-random-seed.service", "modprobe@.service",
+)  # fmt: skip
+_GENERATORS = (
+    "systemd-bless-boot-generator", "systemd-cryptsetup-generator", "systemd-getty-generator",
+    "systemd-gpt-auto-generator", "systemd-hibernate-resume-generator",
+    "systemd-integritysetup-generator", "systemd-rc-local-generator",
+    "systemd-system-update-generator", "systemd-tpm2-generator", "systemd-veritysetup-generator",
+    "systemd-factory-reset-generator",
+)  # fmt: skip
+"""Generators that find nothing in a MicroVM and cost a process each at every boot."""
+
+_AFTER_GREETING = (
+    "systemd-udev-trigger.service",
+    "systemd-networkd.service",
+    "systemd-resolved.service",
+)
+"""Units that may come after the greeting: a prompt doesn't need them, jobs wait for what they need."""
+
+_NETWORK = """\
+[Match]
+Type=ether
+Driver=virtio_net
+
+[Network]
+DHCP=yes
+
+[DHCPv4]
+ClientIdentifier=mac
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """Files and links of a guest's configuration layer, by path."""
+
+    files: dict[str, tuple[bytes, int]]
+    """Content and mode."""
+    links: dict[str, str]
+    """Target."""
+    directories: dict[str, int]
+    """Mode."""
+
+
+def initrd_script() -> str:
+    """Return the init of the initrd."""
+    return (resources.files("microvm.guests.debian") / "data/init").read_text()
+
+
+def packages_for(microvm: MicroVM) -> tuple[str, ...]:
+    """Return the packages that options ask for without naming them."""
+    system = microvm.system
+    wanted = {"systemd-resolved"} if microvm.interfaces else set()
+    users = system.users.values()
+    if system.ssh_authorized_keys or microvm.vsock.ssh.enable:
+        wanted.add("openssh-server")
+    if any(user.ssh_authorized_keys for user in users):
+        wanted.add("openssh-server")
+    if any(user.sudo for user in users):
+        wanted.add("sudo")
+    if system.locale not in ("C.UTF-8", "C", "POSIX"):
+        wanted.add("locales")
+    if system.timezone != "UTC":
+        wanted.add("tzdata")
+    return tuple(sorted(wanted))
+
+
+def contents(
+    name: str, microvm: MicroVM, *, installed: frozenset[str], description: str
+) -> Contents:
+    """Return what the configuration layer of a guest holds beside its declared files."""
+    data = resources.files("microvm.guests.debian") / "data"
+    files = {f"{LIBRARY}/{script}": ((data / script).read_bytes(), 0o755) for script in _SCRIPTS}
+    links: dict[str, str] = {}
+    units = [*_UNITS]
+    started = [*_STARTED]
+    if "openssh-server" in installed:
+        units.append("microvm-ssh-keys.service")
+        started.append("microvm-ssh-keys.service")
+        files["/etc/ssh/sshd_config.d/microvm.conf"] = (_sshd(), 0o644)
+        links["/etc/systemd/system/sockets.target.wants/ssh.socket"] = (
+            "/lib/systemd/system/ssh.socket"
+        )
+        links["/etc/systemd/system/sshd-keygen.service"] = "/dev/null"
+    for unit in units:
+        files[f"/etc/systemd/system/{unit}"] = ((data / unit).read_bytes(), 0o644)
+    for unit in started:
+        links[f"/etc/systemd/system/sysinit.target.wants/{unit}"] = f"../{unit}"
+    links |= _masks(installed)
+    files |= _settings(name, microvm, description)
+    links |= _network_links(microvm)
+    return Contents(files=files, links=links, directories={"/var/lib/microvm": 0o755})
+
+
+def _masks(installed: frozenset[str]) -> dict[str, str]:
+    links = {f"/etc/systemd/system/{unit}": "/dev/null" for unit in _MASKED}
+    links |= {f"/etc/systemd/system-generators/{name}": "/dev/null" for name in _GENERATORS}
+    if "dbus" not in installed:
+        links["/etc/systemd/system/systemd-logind.service"] = "/dev/null"
+    # No session manager refuses logins while the guest starts: there is nothing to wait for.
+    links["/etc/tmpfiles.d/systemd-nologin.conf"] = "/dev/null"
+    # Ctrl-Alt-Del is how a host asks for a shutdown where there is no power button.
+    links["/etc/systemd/system/ctrl-alt-del.target"] = "/lib/systemd/system/poweroff.target"
+    return links
+
+
+def _settings(name: str, microvm: MicroVM, description: str) -> dict[str, tuple[bytes, int]]:
+    texts = {
+        "/etc/microvm/autologin": f"{microvm.system.autologin}\n",
+        "/etc/microvm/description": f"{description}\n",
+        "/etc/microvm/mounts": "".join(_mounts(name, microvm)),
+        "/etc/machine-id": "",
+        "/etc/systemd/network/80-microvm.network": _NETWORK,
+        "/etc/systemd/journald.conf.d/microvm.conf": "[Journal]\nForwardToConsole=no\nSystemMaxUse=64M\n",
+        "/etc/systemd/system.conf.d/microvm.conf": "[Manager]\nDefaultTimeoutStopSec=10s\n",
+    }
+    for unit in _AFTER_GREETING:
+        texts[f"/etc/systemd/system/{unit}.d/microvm.conf"] = (
+            "[Unit]\nAfter=microvm-greeting.service\n"
+        )
+    return {path: (text.encode(), 0o644) for path, text in texts.items()}
+
+
+def _network_links(microvm: MicroVM) -> dict[str, str]:
+    """Start the network only where there is one."""
+    wants = "/etc/systemd/system/sysinit.target.wants"
+    if not microvm.interfaces:
+        masked = ("systemd-networkd.service", "systemd-networkd.socket", "systemd-resolved.service", "systemd-networkd-wait-online.service")  # fmt: skip
+        return {f"/etc/systemd/system/{unit}": "/dev/null" for unit in masked}
+    return {
+        f"{wants}/systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service",
+        f"{wants}/systemd-resolved.service": "/lib/systemd/system/systemd-resolved.service",
+        "/etc/systemd/system/systemd-networkd-wait-online.service": "/dev/null",
+        "/etc/resolv.conf": "/run/systemd/resolve/stub-resolv.conf",
+    }
+
+
+def _sshd() -> bytes:
+    keys = "".join(
+        f"HostKey /var/lib/microvm/ssh/ssh_host_{kind}_key\n" for kind in ("ed25519", "ecdsa")
+    )
+    return keys.encode()
+
+
+def mount_order(paths: Iterator[tuple[str, str]]) -> list[str]:
+    """Return the lines of mounts sorted so that a parent comes before what lies in it."""
+    return [line for _, line in sorted(paths, key=lambda pair: pair[0].count("/"))]
+
+
+def _mounts(name: str, microvm: MicroVM) -> list[str]:
+    return mount_order(_mount_lines(name, microvm))
+
+
+def _mount_lines(name: str, microvm: MicroVM) -> Iterator[tuple[str, str]]:
+    for index, volume in enumerate(microvm.volumes):
+        if volume.mount_point not in (None, "/"):
+            yield volume.mount_point, _volume_line(name, index, volume)
+    for share in microvm.shares:
+        yield share.mount_point, _share_line(share)
+
+
+def _volume_line(name: str, index: int, volume: Volume) -> str:
+    point = escape(volume.mount_point or "")
+    options = "ro" if volume.read_only else "rw"
+    uuid = filesystem_uuid(name, volume)
+    return f"volume {index} {uuid} {point} {volume.fs_type} {options}\n"
+
+
+def filesystem_uuid(name: str, volume: Volume) -> str:
+    """Return a volume's UUID as findfs(8) spells it: vfat has a 32-bit serial number instead."""
+    uuid = volume_uuid(name, volume.image)
+    if volume.fs_type == "vfat":
+        return f"{uuid[:4]}-{uuid[4:8]}".upper()
+    return uuid
+
+
+def _share_line(share: Share) -> str:
+    options = "ro" if share.read_only else "rw"
+    if share.dax:
+        options += ",dax"
+    return f"share {share.tag} {escape(share.mount_point)} {share.proto} {options}\n"
+
+
+def escape(path: str) -> str:
+    r"""Return a path for the mounts file: spaces, backslashes and the like as octal `\0NNN`."""
+    plain = set(b"/.-_+,:@=" + bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)))
+    return "".join(chr(c) if c in plain else f"\\\\0{c:03o}" for c in path.encode())
