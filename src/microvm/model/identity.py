@@ -3,6 +3,8 @@
 import hashlib
 import uuid
 
+from microvm.model.devices import Volume
+
 _NAMESPACE = uuid.UUID("5e0f0f0c-6d76-4d50-8a6c-6d6963726f76")
 
 
@@ -25,3 +27,14 @@ def mac(machine: str, interface: str) -> str:
     """Return a locally administered unicast MAC (IEEE 802c) of a machine's interface."""
     digest = hashlib.sha256(f"mac\0{machine}\0{interface}".encode()).digest()
     return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
+
+
+def filesystem_uuid(name: str, volume: Volume) -> str:
+    """Return the UUID of a volume's file system as findfs(8) spells it.
+
+    vfat has a 32-bit serial number in its place.
+    """
+    found = volume_uuid(name, volume.image)
+    if volume.fs_type == "vfat":
+        return f"{found[:4]}-{found[4:8]}".upper()
+    return found

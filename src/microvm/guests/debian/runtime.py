@@ -6,7 +6,7 @@ from importlib import resources
 
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Share, Volume
-from microvm.model.identity import volume_uuid
+from microvm.model.identity import filesystem_uuid
 
 BASE_PACKAGES = (
     "systemd-sysv", "udev", "login", "kmod", "iproute2", "netbase",
@@ -209,14 +209,6 @@ def _volume_line(name: str, index: int, volume: Volume) -> str:
     options = "ro" if volume.read_only else "rw"
     uuid = filesystem_uuid(name, volume)
     return f"volume {index} {uuid} {point} {volume.fs_type} {options}\n"
-
-
-def filesystem_uuid(name: str, volume: Volume) -> str:
-    """Return a volume's UUID as findfs(8) spells it: vfat has a 32-bit serial number instead."""
-    uuid = volume_uuid(name, volume.image)
-    if volume.fs_type == "vfat":
-        return f"{uuid[:4]}-{uuid[4:8]}".upper()
-    return uuid
 
 
 def _share_line(share: Share) -> str:

@@ -1,0 +1,25 @@
+"""Back ends: a runner and facts become a launch plan; what each can do is data."""
+
+from microvm.hypervisors.base import Hypervisor
+from microvm.model.declaration import HypervisorKind
+
+
+def hypervisor(kind: str) -> Hypervisor:
+    """Return the back end of this name."""
+    match HypervisorKind(kind):
+        case HypervisorKind.QEMU:
+            from microvm.hypervisors.qemu import Qemu
+
+            return Qemu()
+        case (
+            HypervisorKind.CLOUD_HYPERVISOR
+            | HypervisorKind.FIRECRACKER
+            | HypervisorKind.CROSVM
+            | HypervisorKind.KVMTOOL
+        ):
+            from microvm.hypervisors.planned import Planned
+
+            return Planned(kind)
+
+
+__all__ = ["Hypervisor", "hypervisor"]

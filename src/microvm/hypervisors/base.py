@@ -1,0 +1,57 @@
+"""What every back end is: a pure translator, and the rows that say what it can do."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from microvm.errors import Problem
+from microvm.hypervisors.features import Feature, Support, wanted
+from microvm.model.declaration import MicroVM
+from microvm.model.facts import Facts
+from microvm.model.plan import LaunchPlan
+from microvm.model.runner import Runner
+
+
+class Hypervisor(ABC):
+    """Translates a runner into a plan. Holds no state and has no side effects."""
+
+    name: ClassVar[str]
+    program: ClassVar[str]
+    """Name of the program on PATH; `{arch}` stands for the machine name."""
+    supports: ClassVar[tuple[Support, ...]]
+
+    def support(self, feature: Feature) -> Support:
+        """Return the row of a feature; one that no row names is not available."""
+        for row in self.supports:
+            if row.feature is feature:
+                return row
+        return Support(feature=feature, available=False)
+
+    def check(self, microvm: MicroVM, facts: Facts | None = None) -> list[Problem]:
+        """Return every reason why this hypervisor can't run it; with facts, this version of it."""
+        problems = []
+        for feature, places in wanted(microvm).items():
+            row = self.support(feature)
+            if not row.available:
+                problems += [self._refusal(where, feature, row) for where in places]
+            elif facts is not None and row.since and self.program in facts.programs:
+                version = facts.programs[self.program].version
+                if version < row.since:
+                    need, have = (".".join(map(str, v)) for v in (row.since, version))
+                    message = f"{feature.value} need {self.name} {need}, this is {have}"
+                    problems += [Problem(where=where, message=message) for where in places]
+        return [*problems, *self.further_problems(microvm)]
+
+    def _refusal(self, where: str, feature: Feature, row: Support) -> Problem:
+        return Problem(
+            where=where,
+            message=f"{self.name} does not support {feature.value} here",
+            hint=row.instead or None,
+        )
+
+    def further_problems(self, microvm: MicroVM) -> list[Problem]:
+        """Return what rows can't say, such as too many disks."""
+        return []
+
+    @abstractmethod
+    def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
+        """Return what to write and execute. Touches nothing. Raises `SpecError`."""

@@ -1,0 +1,135 @@
+"""What a declaration may ask of a hypervisor, feature by feature, with the keys that ask it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from microvm.model.declaration import MicroVM
+
+
+class Feature(Enum):
+    """Something that a hypervisor may lack."""
+
+    ACCEL_TCG = "emulation without hardware virtualisation"
+    CPU_MODEL = "a CPU model"
+    HUGE_PAGES = "huge pages"
+    HOTPLUG = "memory hot-plug"
+    BALLOON = "a memory balloon"
+    INITIAL_BALLOON = "an inflated balloon at start"
+    USER = "becoming another user"
+    SERIAL = "volumes with a serial number"
+    DIRECT = "volumes with direct"
+    IMAGE_TYPE = "images other than raw"
+    SHARE_9P = "9p shares"
+    SHARE_VIRTIOFS = "virtiofs shares"
+    DAX = "DAX for shares"
+    ROOT_SHARED = "a root served from the host's directories"
+    NET_USER = "user networking"
+    NET_TAP = "tap interfaces"
+    NET_MACVTAP = "macvtap interfaces"
+    NET_BRIDGE = "bridge interfaces"
+    VHOST = "vhost-net"
+    FORWARD = "forwarded ports"
+    FORWARD_REMAPPED = "ports of the host at another address or port in the guest"
+    PCI = "PCI passthrough"
+    USB = "USB passthrough"
+    VSOCK = "vsock"
+    GRAPHICS = "a graphical console"
+    MACHINED = "registration with systemd-machined"
+    CREDENTIALS = "credential files"
+    ROOT_PORTS = "PCI Express root ports"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Support:
+    """One row of what a hypervisor can do: from which version, or what to use instead."""
+
+    feature: Feature
+    since: tuple[int, ...] | None = None
+    """First version that has it; unset: all versions."""
+    available: bool = True
+    """False: it can't, or not yet; `instead` says what to do."""
+    instead: str = ""
+
+
+Found = Iterator[tuple[Feature, str]]
+
+
+def wanted(microvm: MicroVM) -> dict[Feature, list[str]]:
+    """Return the features that a declaration asks for, each with the keys that do."""
+    found: dict[Feature, list[str]] = {}
+    for part in _PARTS:
+        for feature, where in part(microvm):
+            found.setdefault(feature, []).append(where)
+    return found
+
+
+def _machine(vm: MicroVM) -> Found:
+    asked = (
+        (Feature.ACCEL_TCG, "accel", vm.accel == "tcg"),
+        (Feature.CPU_MODEL, "cpu", vm.cpu is not None),
+        (Feature.HUGE_PAGES, "hugepage_mem", vm.hugepage_mem),
+        (Feature.HOTPLUG, "hotplug_mem", vm.hotplug_mem > 0),
+        (Feature.HOTPLUG, "hotplugged_mem", vm.hotplugged_mem > 0),
+        (Feature.BALLOON, "balloon", vm.balloon),
+        (Feature.INITIAL_BALLOON, "initial_balloon_mem", vm.initial_balloon_mem > 0),
+        (Feature.USER, "user", vm.user is not None),
+        (Feature.VSOCK, "vsock.cid", vm.vsock.cid is not None),
+        (Feature.GRAPHICS, "graphics.enable", vm.graphics.enable),
+        (Feature.MACHINED, "register_with_machined", vm.register_with_machined),
+        (Feature.CREDENTIALS, "credential_files", bool(vm.credential_files)),
+        (Feature.ROOT_PORTS, "qemu.pcie_root_ports", bool(vm.qemu.pcie_root_ports)),
+        (Feature.ROOT_SHARED, "store_on_disk", not vm.store_on_disk),
+    )
+    yield from ((feature, where) for feature, where, asks in asked if asks)
+
+
+def _volumes(vm: MicroVM) -> Found:
+    for index, volume in enumerate(vm.volumes):
+        key = f"volumes.{index}"
+        if volume.serial is not None:
+            yield Feature.SERIAL, f"{key}.serial"
+        if volume.direct is not None:
+            yield Feature.DIRECT, f"{key}.direct"
+        if volume.image_type != "raw":
+            yield Feature.IMAGE_TYPE, f"{key}.image_type"
+
+
+def _shares(vm: MicroVM) -> Found:
+    for index, share in enumerate(vm.shares):
+        key = f"shares.{index}"
+        yield (Feature.SHARE_9P if share.proto == "9p" else Feature.SHARE_VIRTIOFS), f"{key}.proto"
+        if share.dax:
+            yield Feature.DAX, f"{key}.dax"
+        if share.dax_window_size is not None:
+            yield Feature.DAX, f"{key}.dax_window_size"
+
+
+def _interfaces(vm: MicroVM) -> Found:
+    kinds = {
+        "user": Feature.NET_USER,
+        "tap": Feature.NET_TAP,
+        "macvtap": Feature.NET_MACVTAP,
+        "bridge": Feature.NET_BRIDGE,
+    }
+    for index, interface in enumerate(vm.interfaces):
+        yield kinds[interface.type], f"interfaces.{index}.type"
+        if interface.tap.vhost:
+            yield Feature.VHOST, f"interfaces.{index}.tap.vhost"
+    for index, forward in enumerate(vm.forward_ports):
+        yield Feature.FORWARD, f"forward_ports.{index}"
+        plain = forward.guest.port == forward.host.port and (
+            forward.guest.address in ("", "10.0.2.2") and forward.host.address in ("", "127.0.0.1")
+        )
+        if forward.origin == "guest" and not plain:
+            yield Feature.FORWARD_REMAPPED, f"forward_ports.{index}.guest"
+
+
+def _devices(vm: MicroVM) -> Found:
+    for index, device in enumerate(vm.devices):
+        yield (Feature.PCI if device.bus == "pci" else Feature.USB), f"devices.{index}"
+
+
+_PARTS: tuple[Callable[[MicroVM], Found], ...] = (
+    _machine, _volumes, _shares, _interfaces, _devices,
+)  # fmt: skip

@@ -1,0 +1,80 @@
+"""The kernel command line: everything that the guest is told at boot, for every hypervisor."""
+
+from microvm.errors import Problem, SpecError
+from microvm.model.facts import Facts
+from microvm.model.identity import filesystem_uuid
+from microvm.model.runner import Runner
+
+LIMIT = 2047
+"""COMMAND_LINE_SIZE of x86 less the final NUL (arch/x86/include/asm/setup.h)."""
+
+STORE_TAG = "microvm-layer{}"
+
+
+def kernel_line(
+    runner: Runner,
+    facts: Facts,
+    *,
+    own: tuple[str, ...],
+    modules: tuple[str, ...],
+    disks: int,
+    job: str | None,
+) -> str:
+    """Return the kernel command line.
+
+    `own`: the hypervisor's parameters. `disks`: disks before the first volume, for those that are
+    found by position. `job`: the job stream as the guest names it.
+    """
+    microvm = runner.microvm
+    words = [
+        *own,
+        f"microvm.modules={','.join(modules)}",
+        f"microvm.layers={','.join(_layers(runner))}",
+    ]
+    words.append(f"microvm.root={_root(runner, facts, disks)}")
+    places = [
+        f"{index}:{disk_name(disks + index)}"
+        for index in facts.positions
+        if microvm.volumes[index].mount_point != "/"
+    ]
+    if places:
+        words.append(f"microvm.at={','.join(places)}")
+    words.append(f"systemd.machine_id={facts.machine_id}")
+    if facts.job and job:
+        words += [f"microvm.job={job}", "systemd.mask=microvm-console.service"]
+    if microvm.interfaces:
+        words.append("microvm.online")
+    if facts.terminal:
+        rows, columns, term = facts.terminal
+        words.append(f"microvm.tty={rows}x{columns},{term}")
+    line = " ".join((*words, *runner.system.kernel_params, *microvm.kernel_params))
+    if len(line) > LIMIT:
+        message = f"the kernel command line has {len(line)} bytes, the kernel takes {LIMIT}"
+        raise SpecError([Problem(where="kernel_params", message=message)])
+    return line
+
+
+def disk_name(index: int) -> str:
+    """Return the kernel's name of the virtio disk at an index: vda to vdz, vdaa and so on."""
+    name = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        name = chr(ord("a") + rest) + name
+    return f"vd{name}"
+
+
+def _layers(runner: Runner) -> list[str]:
+    if runner.microvm.store_on_disk:
+        return [f"{layer.kind}:{layer.uuid}" for layer in runner.system.layers]
+    proto = runner.microvm.store_proto
+    return [f"{proto}:{STORE_TAG.format(index)}" for index, _ in enumerate(runner.system.layers)]
+
+
+def _root(runner: Runner, facts: Facts, disks: int) -> str:
+    for index, volume in enumerate(runner.microvm.volumes):
+        if volume.mount_point == "/":
+            if index in facts.positions:
+                return f"{volume.fs_type}:{disk_name(disks + index)}"
+            return f"{volume.fs_type}:{filesystem_uuid(runner.name, volume)}"
+    return "tmpfs"

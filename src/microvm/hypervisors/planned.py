@@ -1,0 +1,24 @@
+"""Hypervisors that can be named but not used yet: everything is refused, nothing ignored."""
+
+from microvm.errors import Problem, SpecError
+from microvm.hypervisors.base import Hypervisor
+from microvm.model.declaration import MicroVM
+from microvm.model.facts import Facts
+from microvm.model.plan import LaunchPlan
+from microvm.model.runner import Runner
+
+
+class Planned(Hypervisor):
+    """A back end that is not written yet."""
+
+    supports = ()
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def check(self, microvm: MicroVM, facts: Facts | None = None) -> list[Problem]:
+        message = f"{self._name} is not available in this version"
+        return [Problem(where="hypervisor", message=message, hint="use qemu")]
+
+    def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
+        raise SpecError(self.check(runner.microvm))

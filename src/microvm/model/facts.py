@@ -1,0 +1,45 @@
+"""What a launch has to know about the host, as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """An installed program."""
+
+    path: str
+    version: tuple[int, ...]
+    flavour: str = ""
+    """What tells programs of one name apart: `rust` or `c` for virtiofsd."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """How virtual CPUs are run here, and why so."""
+
+    kind: Literal["kvm", "tcg"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The host as one launch sees it."""
+
+    accelerator: Accelerator
+    programs: Mapping[str, Program]
+    state_dir: str
+    """Absolute path; the VMM's working directory."""
+    project_dir: str
+    """Absolute path that relative sources of shares start at."""
+    store_dir: str
+    """Absolute path of the directory that holds the store's items."""
+    machine_id: str
+    """32 hexadecimal digits that name this machine."""
+    positions: Mapping[int, str] = field(default_factory=dict)
+    """File system of each volume, by its index, that was not made here: found by position."""
+    job: bool = False
+    """Run a job instead of a login."""
+    terminal: tuple[int, int, str] | None = None
+    """Rows, columns and TERM of the terminal on the console."""

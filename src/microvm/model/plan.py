@@ -1,0 +1,72 @@
+"""The launch plan: all that starting a VMM takes, before anything has been touched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Helper:
+    """A program that runs beside the VMM and ends with it."""
+
+    name: str
+    argv: tuple[str, ...]
+    socket: str
+    """Socket, relative to the state directory, that is there once the helper serves."""
+    mapped: bool = False
+    """Run it in a user namespace with the store's id map: it serves trees of guests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumePlan:
+    """A disk image to make where it is missing, to check and to lock."""
+
+    index: int
+    image: str
+    """Path; relative to the state directory."""
+    size_mib: int | None
+    fs_type: str
+    uuid: str
+    label: str | None
+    mkfs_args: tuple[str, ...]
+    create: bool
+    read_only: bool
+    root: bool
+    """The writable side of the root, pinned to the layers that it was made on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapPlan:
+    """A tap interface to make before the start and to take away after the end."""
+
+    name: str
+    bridge: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """What to write and execute in the state directory."""
+
+    name: str
+    """Name of the MicroVM."""
+    process_name: str | None
+    """argv[0] of the VMM in the process list."""
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Files to write, by path relative to the state directory."""
+    helpers: tuple[Helper, ...] = ()
+    volumes: tuple[VolumePlan, ...] = ()
+    taps: tuple[TapPlan, ...] = ()
+    sockets: tuple[str, ...] = ()
+    """Sockets of the VMM, relative to the state directory; stale ones are removed first."""
+    control: str | None = None
+    """The VMM's control socket."""
+    job_socket: str | None = None
+    """Socket of the job stream."""
+    layers: tuple[str, ...] = ()
+    """UUIDs of the root's layers, which a root volume is pinned to."""
+    notes: tuple[str, ...] = ()
+    """What was chosen and why, for people."""
+    reboot: Literal["inside", "exit"] = "exit"
+    """Whether a guest's reboot happens inside the VMM process or ends it."""
