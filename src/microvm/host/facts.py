@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 from pathlib import Path
+from typing import Any
 
 from microvm.errors import HostError, MicroVMError
 from microvm.host import files, process
@@ -60,7 +61,7 @@ def _ask(path: Path) -> tuple[tuple[int, ...], str]:
     return version, flavour
 
 
-def _read_json(path: Path) -> dict[str, list[object]]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

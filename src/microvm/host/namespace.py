@@ -5,11 +5,11 @@ written, bind-mounts what it was given while it still has the invoking user's fi
 and becomes uid 0 of a range that does not contain that user.
 """
 
-import importlib
 import json
 import os
 import pwd
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +17,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from microvm import errors
 from microvm.errors import DeadlineExceeded, HostError, MicroVMError
-from microvm.host import files, process
+from microvm.host import files, linux, process
 from microvm.model.progress import Event, Progress, silent
 
 COUNT = 65536
@@ -145,9 +145,9 @@ def run_inside(
         os.close(go_read)
         conversation = _Conversation(worker, report_read, go_write, ids, progress)
         try:
-            assert worker.stdin is not None
-            worker.stdin.write(json.dumps(request).encode())
-            worker.stdin.close()
+            if worker.stdin:
+                worker.stdin.write(json.dumps(request).encode())
+                worker.stdin.close()
             return conversation.result(task, process.Deadline(timeout_s), log)
         finally:
             os.close(report_read)
@@ -239,8 +239,6 @@ def remove_tree(path: Path, ids: IdRange) -> None:
                 ids=ids,
                 timeout_s=600,
             )
-    import shutil
-
     shutil.rmtree(path)
 
 
@@ -265,6 +263,30 @@ def check_support() -> str | None:
     return None
 
 
-def _load(task: str) -> Any:
-    module, _, function = task.partition(":")
-    return getattr(importlib.import_module(module), function)
+def become_mapped(argv: list[str], ids: IdRange) -> NoReturn:
+    """Replace this process by a program that is uid 0 of a user namespace with the map `ids`.
+
+    It keeps the mount and network namespaces, so that its sockets are seen by all. Raises `OSError`,
+    `HostError`.
+    """
+    ready_read, ready_write = os.pipe()
+    done_read, done_write = os.pipe()
+    parent = os.getpid()
+    writer = os.fork()
+    if writer == 0:
+        os.read(ready_read, 1)
+        _write_maps(parent, ids)
+        os.write(done_write, b"g")
+        os._exit(0)
+    linux.unshare(linux.CLONE_NEWUSER)
+    os.write(ready_write, b"g")
+    os.close(done_write)
+    mapped = os.read(done_read, 1)
+    os.waitpid(writer, 0)
+    if not mapped:
+        raise HostError("could not map the store's ids for virtiofsd")
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    linux.die_with_parent()
+    process.become(argv)

@@ -219,17 +219,20 @@ def spawn(
     pass_fds: Sequence[int] = (),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    name: str | None = None,
 ) -> Iterator[Process]:
     """Start a program and end it when the block is left; output not given goes to `log` or nowhere.
 
-    Raises `HostError` when it can't be started.
+    `name` is shown in the process list as its argv[0]. Raises `HostError` when it can't be started.
     """
     argv = [os.fspath(word) for word in argv]
+    argv[0] = str(find_program(argv[0]) or argv[0])
     sink = log.open("ab") if log else None
     rest: Stream = sink if sink else subprocess.DEVNULL
     try:
         popen = subprocess.Popen(
-            argv,
+            [name, *argv[1:]] if name else argv,
+            executable=argv[0],
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=rest if stdout is None else stdout,
             stderr=rest if stderr is None else stderr,

@@ -17,8 +17,10 @@ class Planned(Hypervisor):
         self._name = name
 
     def check(self, microvm: MicroVM, facts: Facts | None = None) -> list[Problem]:
+        """Refuse."""
         message = f"{self._name} is not available in this version"
         return [Problem(where="hypervisor", message=message, hint="use qemu")]
 
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
+        """Refuse."""
         raise SpecError(self.check(runner.microvm))

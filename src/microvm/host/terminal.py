@@ -1,0 +1,95 @@
+"""The user's terminal in raw mode, and pseudo-terminals for a VMM's console."""
+
+import fcntl
+import os
+import select
+import signal
+import struct
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+def size(descriptor: int) -> tuple[int, int] | None:
+    """Return rows and columns of a terminal, or None when it is none or doesn't know."""
+    if not os.isatty(descriptor):
+        return None
+    raw = fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8)
+    rows, columns, _, _ = struct.unpack("HHHH", raw)
+    return (rows, columns) if rows and columns else None
+
+
+class Raw:
+    """A terminal that can be switched to raw mode, and is always put back."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._before = termios.tcgetattr(descriptor)
+
+    def enter(self) -> None:
+        """Pass every key on as it is, Ctrl-C too."""
+        tty.setraw(self._descriptor, termios.TCSANOW)
+
+    def restore(self) -> None:
+        """Put the terminal back as it was."""
+        termios.tcsetattr(self._descriptor, termios.TCSANOW, self._before)
+
+
+def open_console() -> tuple[int, int]:
+    """Return both ends of a new pseudo-terminal: ours, and the raw one for the VMM."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    os.set_blocking(ours, False)
+    return ours, theirs
+
+
+@contextmanager
+def caught_signals(*numbers: signal.Signals) -> Iterator[int]:
+    """Turn signals into bytes: yields a descriptor from which their numbers are read."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        os.write(write, bytes([number]))
+
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield read
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(read)
+        os.close(write)
+
+
+def readable(descriptors: list[int], timeout_s: float) -> set[int]:
+    """Return which descriptors can be read, or have ended, within the time."""
+    poller = select.poll()
+    for descriptor in descriptors:
+        poller.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poller.poll(int(timeout_s * 1000))}
+
+
+def read_some(descriptor: int, limit: int = 65536) -> bytes | None:
+    """Return what there is to read; empty at the end; None when nothing is there now."""
+    try:
+        return os.read(descriptor, limit)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""  # a pseudo-terminal whose other end is closed gives EIO
+
+
+def write_all(descriptor: int, data: bytes, timeout_s: float = 10.0) -> bool:
+    """Write everything; return False when the other side is gone or takes nothing for too long."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            if not select.select([], [descriptor], [], timeout_s)[1]:
+                return False
+        except OSError:
+            return False
+    return True

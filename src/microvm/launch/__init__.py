@@ -1,0 +1,1 @@
+"""From a runner directory to a running VMM, its helpers, and its end."""

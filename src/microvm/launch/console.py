@@ -1,0 +1,71 @@
+"""What comes out of a guest's console: text for people, and our marks cut out of it."""
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+
+_START = b"\x1b]6977;"
+_MARK = re.compile(rb"\x1b\]6977;(?P<text>[^\x07]*)\x07")
+_LONGEST = 4096
+_CONTROL = re.compile(
+    r"\x1b(?:\[[0-9;?!]*[A-Za-z]|\][^\x07]*\x07|[c-z=>])|[\x00-\x08\x0b-\x1f\x7f]"
+)
+
+
+@dataclass(slots=True)
+class Console:
+    """Filters the console's bytes and remembers their last lines."""
+
+    up: bool = False
+    """The guest has handed the console to the user."""
+    failed: str | None = None
+    """Why the guest can't go on."""
+    panicked: bool = False
+    _pending: bytes = b""
+    _line: str = ""
+    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the bytes to show; marks are taken out, also when they come in pieces."""
+        data = self._pending + data
+        shown = b""
+        position = 0
+        for match in _MARK.finditer(data):
+            shown += data[position : match.start()]
+            self._take(match["text"].decode(errors="replace"))
+            position = match.end()
+        rest = data[position:]
+        start = _partial(rest)
+        self._pending = rest[start:] if len(rest) - start < _LONGEST else b""
+        shown += rest[:start] if self._pending else rest
+        self._remember(shown)
+        return shown
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the last lines, without control characters, indented."""
+        kept = [line for line in (*self._tail, self._line) if line.strip()]
+        return "".join(f"\n  {line}" for line in kept[-lines:])
+
+    def _take(self, text: str) -> None:
+        kind, _, rest = text.partition(";")
+        if kind == "up":
+            self.up = True
+        elif kind == "failed":
+            self.failed = rest
+
+    def _remember(self, shown: bytes) -> None:
+        if b"Kernel panic" in shown:
+            self.panicked = True
+        *whole, self._line = (self._line + shown.decode(errors="replace")).split("\n")
+        self._tail.extend(_CONTROL.sub("", line.rstrip("\r")) for line in whole)
+        self._line = self._line[-2000:]
+
+
+def _partial(data: bytes) -> int:
+    """Return where a mark that is not complete yet begins, or the data's length."""
+    found = data.rfind(b"\x1b")
+    if found >= 0:
+        head = data[found : found + len(_START)]
+        if _START.startswith(head) and b"\x07" not in data[found:]:
+            return found
+    return len(data)

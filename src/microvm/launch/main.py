@@ -1,0 +1,105 @@
+"""`microvm-launch`: what the scripts of a runner hand themselves to."""
+
+import os
+import sys
+from pathlib import Path
+
+from microvm.errors import MicroVMError
+from microvm.launch import planning
+
+USAGE = "usage: microvm-launch run|shutdown|balloon|tap-up|tap-down|virtiofsd-run RUNNER [SIZE]\n"
+PROJECT = "MICROVM_PROJECT"
+"""Variable with the project directory, which relative sources of shares start at."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Carry out one verb in the current directory, which is the state directory."""
+    words = sys.argv[1:] if argv is None else argv
+    if len(words) < 2 or words[0] not in _VERBS:
+        sys.stderr.write(USAGE)
+        return 2
+    try:
+        return _VERBS[words[0]](Path(words[1]).resolve(), words[2:])
+    except MicroVMError as error:
+        hint = f"\n  {error.hint}" if error.hint else ""
+        sys.stderr.write(f"microvm-launch: {error}{hint}\n")
+        return error.exit_code
+
+
+def _plan(runner_dir: Path) -> planning.LaunchPlan:
+    state_dir = Path.cwd()
+    project_dir = Path(os.environ.get(PROJECT, state_dir))
+    return planning.plan(runner_dir, state_dir=state_dir, project_dir=project_dir)
+
+
+def _run(runner_dir: Path, rest: list[str]) -> int:
+    from contextlib import ExitStack
+
+    from microvm.host import process
+    from microvm.launch import starting
+
+    plan = _plan(runner_dir)
+    state_dir = Path.cwd()
+    with ExitStack() as stack:
+        stack.enter_context(starting.machine_lock(state_dir, plan.name))
+        starting.prepare(plan, state_dir, reset_root=False)
+        missing = [helper for helper in plan.helpers if not (state_dir / helper.socket).exists()]
+        if missing:
+            stack.enter_context(starting.helpers(plan, state_dir))
+        # The VMM takes this process over, and with it every lock.
+        process.become(plan.argv, env=plan.env, name=plan.process_name)
+
+
+def _shutdown(runner_dir: Path, rest: list[str]) -> int:
+    from microvm.launch.control import shutdown_machine
+
+    said = shutdown_machine(planning.load_runner(runner_dir), Path.cwd(), timeout_s=60)
+    sys.stderr.write(f"microvm-launch: {said}\n")
+    return 0
+
+
+def _balloon(runner_dir: Path, rest: list[str]) -> int:
+    from microvm.launch.control import set_balloon
+
+    if len(rest) != 1 or not rest[0].isdigit():
+        sys.stderr.write("usage: microvm-balloon SIZE (the guest's memory in MiB)\n")
+        return 2
+    set_balloon(planning.load_runner(runner_dir), Path.cwd(), int(rest[0]))
+    return 0
+
+
+def _tap_up(runner_dir: Path, rest: list[str]) -> int:
+    from microvm.host import network
+
+    for tap in _plan(runner_dir).taps:
+        network.tap_up(tap, os.geteuid())
+    return 0
+
+
+def _tap_down(runner_dir: Path, rest: list[str]) -> int:
+    from microvm.host import network
+
+    for tap in _plan(runner_dir).taps:
+        network.tap_down(tap)
+    return 0
+
+
+def _virtiofsd(runner_dir: Path, rest: list[str]) -> int:
+    import signal
+
+    from microvm.launch import starting
+
+    plan = _plan(runner_dir)
+    with starting.helpers(plan, Path.cwd()):
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    return 0
+
+
+_VERBS = {
+    "run": _run,
+    "shutdown": _shutdown,
+    "balloon": _balloon,
+    "tap-up": _tap_up,
+    "tap-down": _tap_down,
+    "virtiofsd-run": _virtiofsd,
+}

@@ -1,0 +1,123 @@
+"""A runner directory and the host become a launch plan. Touches nothing but caches of facts."""
+
+import json
+import os
+from pathlib import Path
+
+from microvm.errors import HostError, SpecError, StateError
+from microvm.host import facts as host_facts
+from microvm.host import volumes
+from microvm.hypervisors import hypervisor
+from microvm.hypervisors.virtiofsd import PLACES
+from microvm.model.codec import from_plain
+from microvm.model.facts import Facts, Program
+from microvm.model.identity import machine_id
+from microvm.model.plan import LaunchPlan, VolumePlan
+from microvm.model.runner import SCHEMA, Runner
+
+RUNNER_FILE = "share/microvm/runner.json"
+
+
+def load_runner(runner_dir: Path) -> Runner:
+    """Return the runner that a directory holds. Raises `StateError` when it holds none."""
+    path = runner_dir / RUNNER_FILE
+    try:
+        plain = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StateError(f"{runner_dir} holds no runner: {error}") from error
+    if plain.get("schema") != SCHEMA:
+        raise StateError(
+            f"{path} has layout {plain.get('schema')}, this launcher knows {SCHEMA}",
+            hint="install a launcher of the same or a later version as the one that built it",
+        )
+    return from_plain(Runner, plain)
+
+
+def gather(
+    runner: Runner,
+    runner_dir: Path,
+    *,
+    state_dir: Path,
+    project_dir: Path,
+    job: bool = False,
+    terminal: tuple[int, int, str] | None = None,
+) -> Facts:
+    """Return what planning needs to know about this host. Raises `HostError`."""
+    microvm = runner.microvm
+    store_dir = runner_dir.resolve().parent
+    backend = hypervisor(microvm.hypervisor)
+    declared = microvm.qemu.program
+    programs: dict[str, Program] = {backend.program: host_facts.program(backend.program, declared)}
+    shared = [share for share in microvm.shares if share.proto == "virtiofs"]
+    if shared or (not microvm.store_on_disk and microvm.store_proto == "virtiofs"):
+        found = host_facts.program("virtiofsd", microvm.virtiofsd.program, PLACES)
+        programs["virtiofsd"] = found
+    for share in microvm.shares:
+        if not (project_dir / share.source).is_dir():
+            raise HostError(
+                f"the share {share.tag} can't be served: {project_dir / share.source} is no directory",
+                hint="make the directory, or correct `source`",
+            )
+    kernel = store_dir / runner.system.kernel / "vmlinuz"
+    identity = (microvm.machine_id or "").replace("-", "") or machine_id(
+        host_facts.host_id(state_dir), runner.name, str(state_dir)
+    )
+    return Facts(
+        accelerator=host_facts.accelerator(programs[backend.program], kernel, microvm.accel),
+        programs=programs,
+        state_dir=str(state_dir),
+        project_dir=str(project_dir),
+        store_dir=str(store_dir),
+        machine_id=identity,
+        positions=_positions(runner, state_dir),
+        job=job,
+        terminal=terminal,
+    )
+
+
+def _positions(runner: Runner, state_dir: Path) -> dict[int, str]:
+    from microvm.model.identity import filesystem_uuid
+
+    plans = [
+        VolumePlan(
+            index=index, image=volume.image, size_mib=volume.size, fs_type=volume.fs_type,
+            uuid=filesystem_uuid(runner.name, volume), label=volume.label,
+            mkfs_args=(), create=volume.auto_create, read_only=volume.read_only, root=False,
+        )
+        for index, volume in enumerate(runner.microvm.volumes)
+    ]  # fmt: skip
+    return volumes.positions(plans, state_dir)
+
+
+def plan(
+    runner_dir: Path,
+    *,
+    state_dir: Path,
+    project_dir: Path,
+    job: bool = False,
+    terminal: tuple[int, int, str] | None = None,
+) -> LaunchPlan:
+    """Return what starting the runner would do. Raises `SpecError`, `HostError`, `StateError`."""
+    runner = load_runner(runner_dir)
+    facts = gather(
+        runner, runner_dir, state_dir=state_dir, project_dir=project_dir, job=job, terminal=terminal
+    )
+    backend = hypervisor(runner.microvm.hypervisor)
+    if problems := backend.check(runner.microvm, facts):
+        raise SpecError(problems)
+    return backend.plan(runner, facts)
+
+
+def terminal_of(descriptor: int) -> tuple[int, int, str] | None:
+    """Return rows, columns and kind of a terminal, as the guest is told, or None."""
+    from microvm.host import terminal
+
+    found = terminal.size(descriptor)
+    name = os.environ.get("TERM", "")
+    if found is None or not name.replace("-", "").replace(".", "").isalnum():
+        return None
+    # The guest knows the common ones; an unknown name would break its programs.
+    known = (
+        name if name in ("xterm", "xterm-256color", "screen", "tmux", "linux", "vt220") else "vt220"
+    )
+    return (*found, "xterm-256color" if name.startswith(("xterm", "tmux", "screen")) else known)
