@@ -225,14 +225,14 @@ def spawn(
 
     `name` is shown in the process list as its argv[0]. Raises `HostError` when it can't be started.
     """
-    argv = [os.fspath(word) for word in argv]
-    argv[0] = str(find_program(argv[0]) or argv[0])
+    words = [os.fspath(word) for word in argv]
+    executable = str(find_program(words[0]) or words[0])
     sink = log.open("ab") if log else None
     rest: Stream = sink if sink else subprocess.DEVNULL
     try:
         popen = subprocess.Popen(
-            [name, *argv[1:]] if name else argv,
-            executable=argv[0],
+            [name, *words[1:]] if name else words,
+            executable=executable,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=rest if stdout is None else stdout,
             stderr=rest if stderr is None else stderr,
@@ -242,7 +242,7 @@ def spawn(
             start_new_session=True,
         )
     except OSError as error:
-        raise HostError(f"could not start {argv[0]}: {error.strerror}") from error
+        raise HostError(f"could not start {words[0]}: {error.strerror}") from error
     finally:
         if sink:
             sink.close()

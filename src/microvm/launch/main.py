@@ -6,6 +6,7 @@ from pathlib import Path
 
 from microvm.errors import MicroVMError
 from microvm.launch import planning
+from microvm.model.plan import LaunchPlan
 
 USAGE = "usage: microvm-launch run|shutdown|balloon|tap-up|tap-down|virtiofsd-run RUNNER [SIZE]\n"
 PROJECT = "MICROVM_PROJECT"
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def _plan(runner_dir: Path) -> planning.LaunchPlan:
+def _plan(runner_dir: Path) -> LaunchPlan:
     state_dir = Path.cwd()
     project_dir = Path(os.environ.get(PROJECT, state_dir))
     return planning.plan(runner_dir, state_dir=state_dir, project_dir=project_dir)

@@ -127,6 +127,16 @@ class Store:
             os.close(descriptor)
 
     @contextmanager
+    def building(self) -> Iterator[None]:
+        """Keep the collector out while items are added that no root reaches yet."""
+        descriptor = os.open(self._locks / "collect", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
     def temporary(self, label: str) -> Iterator[Path]:
         """Yield a fresh directory on the store's file system, gone afterwards unless renamed.
 
@@ -179,7 +189,10 @@ class Store:
 
     def collect(self, *, dry_run: bool = False) -> Collected:
         """Delete the items that no root reaches, and what killed builds left."""
-        return collect.collect(self, dry_run=dry_run)
+        if dry_run:
+            return collect.collect(self, dry_run=True)
+        with files.lock(self._locks / "collect"):
+            return collect.collect(self, dry_run=False)
 
     def verify(self) -> Verified:
         """Check that every item has what it refers to and that recorded checksums hold."""

@@ -3,7 +3,9 @@
 Runs inside the namespace.
 """
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,8 +54,11 @@ def overlay(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> It
 
 
 @contextmanager
-def furnished(root: Path, scratch: Path) -> Iterator[None]:
-    """Mount /proc, /dev, /tmp and /run into the root while commands run in it."""
+def furnished(root: Path) -> Iterator[None]:
+    """Mount /proc, /dev, /tmp and /run into the root while commands run in it.
+
+    What they leave running is killed: this process is the namespace's first.
+    """
     mounted: list[Path] = []
 
     def mount(name: str, kind: str, flags: int, options: str = "") -> None:
@@ -77,8 +82,39 @@ def furnished(root: Path, scratch: Path) -> Iterator[None]:
         (root / "run/lock").mkdir(exist_ok=True)
         yield
     finally:
+        _kill_others()
         for target in reversed(mounted):
             linux.unmount(target)
+
+
+def _kill_others() -> None:
+    """Kill and reap every other process of our process namespace."""
+    if os.getpid() != 1:
+        return
+    try:
+        os.kill(-1, signal.SIGKILL)
+        while True:
+            os.waitpid(-1, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
+
+
+@contextmanager
+def resolving(root: Path) -> Iterator[None]:
+    """Give the root the host's resolv.conf while commands with a network run in it."""
+    target = root / "etc/resolv.conf"
+    before = target.readlink() if target.is_symlink() else None
+    content = target.read_bytes() if before is None and target.exists() else None
+    target.unlink(missing_ok=True)
+    shutil.copyfile("/etc/resolv.conf", target)
+    try:
+        yield
+    finally:
+        target.unlink(missing_ok=True)
+        if before is not None:
+            target.symlink_to(before)
+        elif content is not None:
+            target.write_bytes(content)
 
 
 def _devices(directory: Path) -> None:

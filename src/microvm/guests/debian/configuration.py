@@ -8,23 +8,32 @@ import hashlib
 import os
 import shutil
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import MicroVMError
+from microvm.errors import MicroVMError, Problem, SpecError
 from microvm.guests.debian import chroot, runtime
 from microvm.guests.debian.accounts import Accounts
+from microvm.host.files import explain
 from microvm.model.codec import to_plain
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import SystemLock
-from microvm.model.system import Unit
+from microvm.model.system import File, Unit
 
 UNIT_DIRECTORY = "/etc/systemd/system"
+_COVERED = ("dev", "proc", "sys", "run", "tmp")
 
 
-def collect(name: str, microvm: MicroVM, lock: SystemLock, description: str) -> dict[str, Any]:
-    """Return all that the configuration layer holds, as plain data in a fixed order."""
+def collect(
+    name: str, microvm: MicroVM, lock: SystemLock, description: str, project_dir: Path
+) -> dict[str, Any]:
+    """Return all that the configuration layer holds, as plain data in a fixed order.
+
+    Raises `SpecError` for a file where a running guest has a mount, `HostError` for a key.
+    """
     system = microvm.system
+    _refuse_covered(system.files)
     installed = frozenset(package.name for layer in lock.layers for package in layer.packages)
     fixed = runtime.contents(name, microvm, installed=installed, description=description)
     hostname = system.hostname or name
@@ -35,6 +44,9 @@ def collect(name: str, microvm: MicroVM, lock: SystemLock, description: str) -> 
     files["/etc/timezone"] = (f"{system.timezone}\n".encode(), 0o644)
     if "apt" in installed:
         files["/etc/apt/sources.list.d/microvm.sources"] = (lock.sources.encode(), 0o644)
+        for repository in system.repositories:
+            if repository.key:
+                files[guest_key(repository.key)] = (_key(project_dir / repository.key), 0o644)
     if system.workdir:
         files["/etc/microvm/workdir"] = (f"{system.workdir}\n".encode(), 0o644)
     for user, keys in _keys(microvm).items():
@@ -57,7 +69,37 @@ def collect(name: str, microvm: MicroVM, lock: SystemLock, description: str) -> 
         "systemctl": systemctl,
         "locale": system.locale if system.locale not in ("C.UTF-8", "C", "POSIX") else "",
         "workdir": system.workdir,
+        "timezone": system.timezone,
+        "autologin": system.autologin,
+        "network": system.network,
     }
+
+
+def _refuse_covered(declared: Mapping[str, File]) -> None:
+    problems = [
+        Problem(
+            where=f"system.files.{path}",
+            message=f"/{top} of a running guest is a file system of its own, which hides the file",
+            hint="place it elsewhere, and let a tmpfiles.d(5) entry or a unit bring it there",
+        )
+        for path in declared
+        if (top := path.strip("/").partition("/")[0]) in _COVERED
+    ]
+    if problems:
+        raise SpecError(problems)
+
+
+def guest_key(key: str) -> str:
+    """Return where the guest keeps a declared repository's key."""
+    # apt tells an armoured key from a binary one by the name's end.
+    return f"/etc/apt/keyrings/{Path(key).name}"
+
+
+def _key(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise explain(error, f"read the repository's key {path}") from error
 
 
 def _hosts(hostname: str) -> bytes:
@@ -99,12 +141,7 @@ def write(root: Path, contents: dict[str, Any], paths: dict[str, Path]) -> None:
     """Apply collected contents to a root. Raises `MicroVMError`, `OSError`."""
     for path, mode in contents["directories"].items():
         _inside(root, path).mkdir(parents=True, exist_ok=True, mode=mode)
-    accounts = Accounts.read(root)
-    for name, user in contents["users"].items():
-        accounts.add(name, user)
-    accounts.save()
-    for name in contents["users"]:
-        _home(root, accounts, name)
+    accounts = _accounts(root, contents)
     for path, (data, mode) in contents["files"].items():
         _place(root, path).write_bytes(base64.b64decode(data))
         _inside(root, path).chmod(mode)
@@ -113,7 +150,29 @@ def write(root: Path, contents: dict[str, Any], paths: dict[str, Path]) -> None:
     for number, (path, file) in enumerate(contents["declared"].items()):
         _declared(root, path, file, paths["sources"] / f"{number}.tar", accounts)
     if contents["workdir"]:
-        _inside(root, contents["workdir"]).mkdir(parents=True, exist_ok=True)
+        _parents(_inside(root, contents["workdir"]) / "inside")
+
+
+def _accounts(root: Path, contents: dict[str, Any]) -> Accounts:
+    accounts = Accounts.read(root)
+    for name, user in contents["users"].items():
+        accounts.add(name, user)
+    if contents["users"]:
+        accounts.save()
+    for name in contents["users"]:
+        _home(root, accounts, name)
+    if contents["autologin"] and contents["autologin"] not in accounts.passwd:
+        raise MicroVMError(
+            f"system.autologin: the guest has no user {contents['autologin']!r}",
+            hint="declare it under system.users",
+        )
+    zone = contents["timezone"]
+    if zone != "UTC" and not _inside(root, f"/usr/share/zoneinfo/{zone}").exists():
+        raise MicroVMError(
+            f"system.timezone: the guest knows no {zone!r}",
+            hint="names are as in `timedatectl list-timezones`",
+        )
+    return accounts
 
 
 def _inside(root: Path, path: str) -> Path:
@@ -138,12 +197,25 @@ def _inside(root: Path, path: str) -> Path:
 def _place(root: Path, path: str) -> Path:
     """Return the path with its directory made and nothing at its place."""
     target = _inside(root, path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _parents(target)
     if target.is_symlink() or target.is_file():
         target.unlink()
     elif target.is_dir():
         raise MicroVMError(f"the file {path} can't replace a directory of the guest")
     return target
+
+
+def _parents(path: Path) -> None:
+    """Make the directories that lead to a path, owned like the nearest that is there."""
+    missing = []
+    parent = path.parent
+    while not parent.exists():
+        missing.append(parent)
+        parent = parent.parent
+    owner = parent.stat()
+    for directory in reversed(missing):
+        directory.mkdir()
+        os.chown(directory, owner.st_uid, owner.st_gid)
 
 
 def _home(root: Path, accounts: Accounts, name: str) -> None:
@@ -177,7 +249,7 @@ def archive(source: Path, target: Path) -> str:
         return member
 
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
-        tar.add(source, arcname=".", filter=neutral)
+        tar.add(source.resolve(strict=True), arcname=".", filter=neutral)
     with target.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -224,7 +296,8 @@ def make_locale(root: Path, locale: str) -> None:
     """Compile the locale with the guest's own tools."""
     if not locale:
         return
-    language, _, rest = locale.partition(".")
-    charset = rest.partition("@")[0] or "UTF-8"
-    argv = ["localedef", "-i", language, "-f", charset, locale]
+    plain, _, modifier = locale.partition("@")
+    language, _, charset = plain.partition(".")
+    source = f"{language}@{modifier}" if modifier else language
+    argv = ["localedef", "-i", source, "-f", charset or "UTF-8", locale]
     chroot.run(root, argv, doing=f"compile the locale {locale}")

@@ -7,6 +7,7 @@ item), `sourceN` (declared files). Each task ends with packed, finished layers o
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,27 @@ def build_configuration(
 ) -> None:
     """Make the configuration layer: accounts, files, units, and the declared commands' results."""
     lowers = _lowers(arguments, paths)
+    contents = arguments["contents"]
     with _start(paths, lowers) as merged:
-        configuration.write(merged, arguments["contents"], paths)
-        enable, commands = arguments["contents"]["systemctl"], arguments["run"]
-        if enable or commands or arguments["contents"]["locale"]:
-            with chroot.furnished(merged, paths["scratch"]):
-                for verb, unit in enable:
+        configuration.write(merged, contents, paths)
+        if contents["systemctl"] or arguments["run"] or contents["locale"]:
+            with chroot.furnished(merged):
+                for verb, unit in contents["systemctl"]:
                     chroot.run(merged, ["systemctl", verb, unit], doing=f"{verb} the unit {unit}")
-                configuration.make_locale(merged, arguments["contents"]["locale"])
-                for number, command in enumerate(commands):
-                    report(Event(step="run commands", detail=command))
-                    chroot.run(
-                        merged, ["sh", "-ec", command], doing=f"run command {number} (`{command}`)"
-                    )
-    _finish(arguments, paths, lowers)
+                configuration.make_locale(merged, contents["locale"])
+                _run_commands(merged, arguments["run"], contents["network"], report)
+    _finish(arguments, paths, lowers, keep=[*contents["declared"]])
+
+
+def _run_commands(root: Path, commands: Sequence[str], network: bool, report: Progress) -> None:
+    with chroot.resolving(root) if network else nullcontext():
+        for number, command in enumerate(commands):
+            report(Event(step="run commands", detail=command, done=number, total=len(commands)))
+            chroot.run(
+                root,
+                ["sh", "-ec", command],
+                doing=f"build the guest: system.run.{number} (`{command}`) failed",
+            )
 
 
 def build_kernel(
@@ -158,9 +166,14 @@ def _packages(arguments: dict[str, Any], paths: dict[str, Path]) -> list[Path]:
     return [paths["store"] / ".packages" / f"{digest}.deb" for digest in arguments["packages"]]
 
 
-def _finish(arguments: dict[str, Any], paths: dict[str, Path], lowers: list[Path]) -> None:
+def _finish(
+    arguments: dict[str, Any],
+    paths: dict[str, Path],
+    lowers: list[Path],
+    keep: Sequence[str] = (),
+) -> None:
     built = paths["out"] / "tree"
-    tree.finish(built, lowers, arguments["date"])
+    tree.finish(built, lowers, arguments["date"], keep)
     if arguments["image"]:
         image.pack(built, paths["image"] / "image", arguments["image"])
     built.chmod(0o700)
@@ -199,7 +212,7 @@ def _install(
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
-    with chroot.furnished(root, paths["scratch"]):
+    with chroot.furnished(root):
         archives = root / "tmp/archives"
         archives.mkdir()
         for deb in debs:

@@ -82,7 +82,9 @@ class Builder:
         self._layer(name, task, inputs, packages)
 
     def _configuration(self, description: str) -> None:
-        contents = configuration.collect(self._name, self._microvm, self._lock, description)
+        contents = configuration.collect(
+            self._name, self._microvm, self._lock, description, self._project_dir
+        )
         run = list(self._microvm.system.run)
         with self._store.temporary("sources") as staged:
             digests = {}

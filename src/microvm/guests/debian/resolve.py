@@ -10,7 +10,8 @@ from pathlib import Path
 from microvm.errors import HostError, MicroVMError
 from microvm.guests.debian import runtime
 from microvm.guests.debian.apt import Apt
-from microvm.guests.debian.sources import Source, distribution, sources
+from microvm.guests.debian.configuration import guest_key
+from microvm.guests.debian.sources import KEYRINGS, Source, distribution, sources
 from microvm.host import files, process
 from microvm.model.codec import to_plain
 from microvm.model.declaration import MicroVM
@@ -199,9 +200,13 @@ def _keep_local(
 
 
 def _guest_sources(found: Sequence[Source]) -> str:
-    """Return the sources as the guest keeps them; repositories' keys are placed beside them."""
+    """Return the sources as the guest keeps them; the host's directories it can't reach."""
     paragraphs = []
     for source in found:
-        key = source.keyring and f"/usr/share/keyrings/{Path(source.keyring).name}"
+        if source.url.startswith("file:"):
+            continue
+        key = source.keyring
+        if key and Path(key).parent != KEYRINGS:
+            key = guest_key(key)
         paragraphs.append(Source(source.url, source.suites, source.components, key).paragraph())
     return "\n".join(paragraphs)

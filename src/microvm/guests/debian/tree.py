@@ -1,4 +1,4 @@
-"""A layer's tree after it was built: overlay marks, what never enters, mtimes.
+"""A layer's tree after it was built: overlay marks, what never enters, times.
 
 Runs inside the namespace, as the owner of the tree.
 """
@@ -6,59 +6,88 @@ Runs inside the namespace, as the owner of the tree.
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from microvm.errors import MicroVMError
 
 OPAQUE = "user.overlay.opaque"
+_MARKS = "user.overlay."
 
 DROPPED = (
-    "var/lib/apt/lists", "var/cache/apt", "var/cache/debconf", "var/cache/ldconfig", "var/log",
+    "var/lib/apt/lists", "var/lib/apt/extended_states", "var/cache/apt", "var/cache/ldconfig",
+    "var/cache/man", "var/cache/fontconfig", "var/cache/debconf/*-old", "var/log",
     "var/lib/dpkg/lock", "var/lib/dpkg/lock-frontend", "var/lib/dpkg/triggers/Lock",
-    "var/lib/dpkg/status-old", "var/lib/dpkg/available-old", "var/lib/dpkg/diversions-old",
-    "var/lib/dpkg/statoverride-old", "var/cache/debconf/config.dat-old", "var/lib/systemd/random-seed",
-    "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/.pwd.lock",
-    "etc/ssh/ssh_host_*", "root/.bash_history", "tmp", "var/tmp", "run", "dev", "proc", "sys",
+    "var/lib/dpkg/*-old", "var/lib/systemd/random-seed", "var/lib/systemd/catalog/database",
+    "var/lib/dbus/machine-id", "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-",
+    "etc/subuid-", "etc/subgid-", "etc/.pwd.lock", "etc/ssh/ssh_host_*", "root/.bash_history",
+    "root/.cache", "tmp", "var/tmp", "run", "dev", "proc", "sys",
 )  # fmt: skip
-"""Lists, logs, caches, locks and secrets: what a build leaves that a guest must not inherit."""
+"""Lists, logs, caches, locks and secrets: what a build leaves that a guest must not inherit.
+
+debconf's database stays: it is what later layers' packages were answered.
+"""
 
 
-def finish(tree: Path, lowers: list[Path], date: int) -> None:
+def finish(tree: Path, lowers: list[Path], date: int, keep: Collection[str] = ()) -> None:
     """Make the upper directory of an overlay mount a layer that any overlay can use.
 
-    Raises `MicroVMError` for a device node.
+    `keep` are guest paths that were declared and so are never dropped. Raises `MicroVMError` for
+    a device node.
     """
-    _drop(tree)
-    for directory in _opaque(tree):
+    _drop(tree, {path.strip("/") for path in keep})
+    for directory in [*_opaque(tree)]:
         _close(directory, tree, lowers)
     for path in _walk(tree):
         info = path.lstat()
         if stat.S_ISBLK(info.st_mode) or (stat.S_ISCHR(info.st_mode) and info.st_rdev != 0):
             raise MicroVMError(f"a layer can't hold the device node /{path.relative_to(tree)}")
-        if info.st_mtime > date:
+        # A directory's time says when its entries were written, in whatever order that happened.
+        if info.st_mtime > date or stat.S_ISDIR(info.st_mode):
             os.utime(path, (date, date), follow_symlinks=False)
     os.utime(tree, (date, date))
 
 
-def _drop(tree: Path) -> None:
+def _drop(tree: Path, keep: Collection[str]) -> None:
     for pattern in DROPPED:
         for path in tree.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 # The directory itself belongs to packages; what is in it does not.
-                _empty(path)
+                _empty(path, tree, keep)
             else:
-                path.unlink()
-    for directory in tree.rglob("__pycache__"):
-        shutil.rmtree(directory)
+                _remove(path, tree, keep)
+    # Python checks a compiled file by its source's time, which an image changes.
+    for directory, names, _ in os.walk(tree):
+        if "__pycache__" in names and not _kept(Path(directory), tree, keep):
+            names.remove("__pycache__")
+            shutil.rmtree(Path(directory, "__pycache__"))
+    identity = tree / "etc/machine-id"
+    if identity.is_file() and not identity.is_symlink():
+        # Empty rather than absent: systemd then takes the machine's own without a first boot.
+        identity.write_bytes(b"")
+        identity.chmod(0o444)
 
 
-def _empty(directory: Path) -> None:
+def _kept(path: Path, tree: Path, keep: Collection[str]) -> bool:
+    """Whether the path is declared, lies in something declared, or leads to it."""
+    text = str(path.relative_to(tree))
+    return any(
+        text == name or text.startswith(f"{name}/") or name.startswith(f"{text}/") for name in keep
+    )
+
+
+def _remove(path: Path, tree: Path, keep: Collection[str]) -> None:
+    # A whiteout stays: what it hides lies in a layer below.
+    if not stat.S_ISCHR(path.lstat().st_mode) and not _kept(path, tree, keep):
+        path.unlink()
+
+
+def _empty(directory: Path, tree: Path, keep: Collection[str]) -> None:
     for entry in directory.iterdir():
         if entry.is_dir() and not entry.is_symlink():
-            _empty(entry)
-        elif not stat.S_ISCHR(entry.lstat().st_mode):  # a whiteout stays
-            entry.unlink()
+            _empty(entry, tree, keep)
+        else:
+            _remove(entry, tree, keep)
 
 
 def _walk(tree: Path) -> Iterator[Path]:
@@ -69,25 +98,52 @@ def _walk(tree: Path) -> Iterator[Path]:
 
 
 def _opaque(tree: Path) -> Iterator[Path]:
-    for directory, _, _ in os.walk(tree):
-        marks = os.listxattr(directory, follow_symlinks=False)
-        for mark in marks:
-            if mark.startswith("user.overlay."):
-                value = os.getxattr(directory, mark)
-                os.removexattr(directory, mark)
+    """Take overlayfs's marks off and yield the directories that were marked opaque."""
+    for path in (tree, *_walk(tree)):
+        if path.is_symlink():
+            continue  # can't have user.* attributes, xattr(7)
+        for mark in os.listxattr(path, follow_symlinks=False):
+            if mark.startswith(_MARKS):
+                value = os.getxattr(path, mark, follow_symlinks=False)
+                os.removexattr(path, mark, follow_symlinks=False)
                 if mark == OPAQUE and value == b"y":
-                    yield Path(directory)
+                    yield path
 
 
 def _close(directory: Path, tree: Path, lowers: list[Path]) -> None:
-    """Hide what lower layers have in a directory by whiteouts of its entries."""
-    relative = directory.relative_to(tree)
-    present = {entry.name for entry in directory.iterdir()}
+    """Hide what lower layers have in a directory, and in those below it, by whiteouts.
+
+    The kernel doesn't mark the directories made in an opaque one: its mark hid all below.
+    """
+    for current, _, _ in os.walk(directory):
+        relative = Path(current).relative_to(tree)
+        present = {entry.name for entry in Path(current).iterdir()}
+        for name in sorted(_below(relative, lowers) - present):
+            os.mknod(Path(current, name), stat.S_IFCHR | 0o000, os.makedev(0, 0))
+
+
+def _below(relative: Path, lowers: list[Path]) -> set[str]:
+    """Return the names that the merged lower layers (bottom first) have in a directory."""
+    names: set[str] = set()
     for lower in lowers:
-        below = lower / relative
-        if not below.is_dir() or below.is_symlink():
+        path = lower / relative
+        if not _is_real(lower, relative):
+            if path.is_symlink() or path.exists():
+                names = set()  # a file, link or whiteout here ends the directory below it
             continue
-        for entry in below.iterdir():
-            if entry.name not in present:
-                os.mknod(directory / entry.name, stat.S_IFCHR | 0o000, os.makedev(0, 0))
-                present.add(entry.name)
+        for entry in path.iterdir():
+            if stat.S_ISCHR(entry.lstat().st_mode):
+                names.discard(entry.name)
+            else:
+                names.add(entry.name)
+    return names
+
+
+def _is_real(lower: Path, relative: Path) -> bool:
+    """Whether a layer has a directory at the path that is reached through directories only."""
+    path = lower
+    for part in relative.parts:
+        path = path / part
+        if path.is_symlink() or not path.is_dir():
+            return False
+    return True

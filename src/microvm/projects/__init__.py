@@ -1,0 +1,1 @@
+"""Projects: references, loading, validation, lock, runners."""

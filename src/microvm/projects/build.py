@@ -1,0 +1,160 @@
+"""The verbs of a project: lock, build, plan, run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from microvm import guests
+from microvm.errors import SpecError
+from microvm.launch.foreground import Options, Outcome, foreground
+from microvm.launch.planning import plan as plan_launch
+from microvm.model.guest import SystemLock
+from microvm.model.plan import LaunchPlan
+from microvm.model.progress import Event, Progress, silent
+from microvm.projects import lockfile, runner, state
+from microvm.projects.lockfile import Change
+from microvm.projects.project import Project
+from microvm.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class LockResult:
+    """What locking a project did."""
+
+    file: Path
+    changes: tuple[Change, ...]
+
+
+def check(project: Project) -> None:
+    """Raise `SpecError` with every problem of a project, if there is any."""
+    if project.problems:
+        raise SpecError(project.problems)
+
+
+def lock(
+    project: Project,
+    names: Sequence[str] | None = None,
+    *,
+    update: bool = False,
+    store: Store,
+    progress: Progress = silent,
+) -> LockResult:
+    """Resolve what is not resolved yet (with `update`: everything) and write the lock.
+
+    Raises `SpecError`, `MicroVMError` with apt's words.
+    """
+    check(project)
+    file = lockfile.path(project)
+    locks = lockfile.read(file)
+    changes: list[Change] = []
+    for name in names if names is not None else project.names:
+        fresh = _resolve(
+            project, name, locks.get(name), update=update, store=store, progress=progress
+        )
+        changes += lockfile.changes(name, locks.get(name), fresh)
+        locks[name] = fresh
+    kept = {name: locks[name] for name in locks if name in project.names}
+    if kept != lockfile.read(file):
+        lockfile.write(file, kept)
+    return LockResult(file, tuple(changes))
+
+
+def _resolve(
+    project: Project,
+    name: str,
+    old: SystemLock | None,
+    *,
+    update: bool,
+    store: Store,
+    progress: Progress,
+) -> SystemLock:
+    return guests.resolve(
+        name,
+        project.get(name),
+        shared_packages=project.shared_packages,
+        store=store,
+        project_dir=project.directory,
+        old=old,
+        update=update,
+        progress=progress,
+    )
+
+
+def build(
+    project: Project,
+    name: str | None = None,
+    *,
+    store: Store,
+    out_link: Path | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Return the directory of a MicroVM's runner, made where the store does not have it.
+
+    Locks first what is not locked. Raises `SpecError`, `MicroVMError`.
+    """
+    check(project)
+    chosen = name or project.pick()
+    with store.building():
+        file = lockfile.path(project)
+        locks = lockfile.read(file)
+        old = locks.get(chosen)
+        locked = _resolve(project, chosen, old, update=False, store=store, progress=progress)
+        system = guests.build(
+            chosen,
+            project.get(chosen),
+            locked,
+            store=store,
+            project_dir=project.directory,
+            progress=progress,
+        )
+        item = runner.write(chosen, project.get(chosen), system, store)
+        if locked is not old:
+            lockfile.write(file, {**lockfile.read(file), chosen: locked})
+            for change in lockfile.changes(chosen, old, locked) if old else ():
+                progress(Event(step="lock", detail=str(change)))
+        if out_link is not None:
+            store.add_root(out_link, item)
+    return store.item(item)
+
+
+def plan(
+    project: Project,
+    name: str | None = None,
+    *,
+    store: Store,
+    job: bool = False,
+    progress: Progress = silent,
+) -> LaunchPlan:
+    """Return what running a MicroVM would execute; it is built first, nothing is started."""
+    chosen = name or project.pick()
+    directory = build(project, chosen, store=store, progress=progress)
+    return plan_launch(
+        directory,
+        state_dir=state.machine_dir(project, chosen),
+        project_dir=project.directory,
+        job=job,
+    )
+
+
+def run(
+    project: Project,
+    name: str | None = None,
+    *,
+    store: Store,
+    options: Options | None = None,
+    progress: Progress = silent,
+) -> Outcome:
+    """Build a MicroVM and run it in the foreground until it ends. Raises `MicroVMError`."""
+    from dataclasses import replace
+
+    chosen = name or project.pick()
+    microvm = project.get(chosen)
+    directory = build(project, chosen, store=store, progress=progress)
+    machine = state.machine_dir(project, chosen)
+    machine.mkdir(parents=True, exist_ok=True)
+    # The link keeps the runner from the collector for as long as this state exists.
+    store.add_root(machine / "current", directory.name)
+    chosen_options = replace(options or Options(), directory=microvm.system.workdir or "")
+    return foreground(
+        directory, state_dir=machine, project_dir=project.directory, options=chosen_options
+    )

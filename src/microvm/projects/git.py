@@ -1,0 +1,58 @@
+"""Projects in Git: a checkout of one commit, kept in the cache by URL and ref."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from microvm.errors import CommandFailed, MicroVMError
+from microvm.host import files, process
+from microvm.host.facts import cache_dir
+
+TIMEOUT_S = 300
+_QUIET = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
+}
+_SAFE = [
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "protocol.ext.allow=never",
+    "-c",
+    "core.symlinks=true",
+]
+
+
+def fetch(url: str, ref: str | None) -> Path:
+    """Return a checkout of the project at `ref` (the default branch if unset).
+
+    Raises `MicroVMError` with git's words.
+    """
+    program = process.require_program("git", "git")
+    key = hashlib.sha256(f"{url}\0{ref or ''}".encode()).hexdigest()[:32]
+    directory = cache_dir() / "git" / key
+    directory.mkdir(parents=True, exist_ok=True)
+    name = url.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git") or "project"
+    tree = directory / name
+    with files.lock(directory / "lock"):
+        git = [str(program), *_SAFE, "-C", str(tree)]
+        if not (tree / ".git").is_dir():
+            tree.mkdir(exist_ok=True)
+            _run([*git, "init", "-q"], f"make a checkout of {url}")
+        source = url.removeprefix("file://") if url.startswith("file://") else url
+        _run(
+            [*git, "fetch", "-q", "--depth=1", "--no-tags", "--", source, ref or "HEAD"],
+            f"fetch {url} {ref or ''}",
+        )
+        _run([*git, "checkout", "-q", "-f", "--detach", "FETCH_HEAD"], f"check {url} out")
+        _run([*git, "clean", "-q", "-ffdx"], f"clean the checkout of {url}")
+    return tree
+
+
+def _run(argv: list[str], doing: str) -> None:
+    try:
+        process.run(argv, timeout_s=TIMEOUT_S, env={**os.environ, **_QUIET}, doing=doing)
+    except CommandFailed as error:
+        hint = "check the URL, the ref, and that git can reach it without asking for a password"
+        raise MicroVMError(error.message, hint=hint) from error

@@ -1,0 +1,77 @@
+"""The runner: a directory of plain files that says everything about starting a MicroVM."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from microvm.model.codec import to_plain
+from microvm.model.declaration import MicroVM
+from microvm.model.guest import GuestSystem
+from microvm.model.runner import SCHEMA, Runner
+from microvm.model.system import DebianSystem
+from microvm.store import Store, item_name
+
+_SCRIPT = """\
+#!/bin/sh
+exec "${{MICROVM_LAUNCHER:-microvm-launch}}" {verb} "$(dirname "$(readlink -f "$0")")/.." "$@"
+"""
+LAYOUT = 1
+
+
+def write(name: str, microvm: MicroVM, system: GuestSystem, store: Store) -> str:
+    """Add the runner to the store and return its item's name."""
+    # What the guest is made of is in the system; a launch needs nothing of its declaration.
+    lean = replace(
+        microvm, system=DebianSystem(release=microvm.system.release, kernel=microvm.system.kernel)
+    )
+    runner = Runner(schema=SCHEMA, name=name, microvm=lean, system=system)
+    plain = {f.name: to_plain(getattr(runner, f.name)) for f in fields(runner)}
+    item = item_name(f"{name}-runner", [LAYOUT, plain])
+    store.add(item, lambda directory: _fill(directory, runner, plain))
+    return item
+
+
+def _fill(directory: Path, runner: Runner, plain: dict[str, Any]) -> None:
+    share = directory / "share/microvm"
+    share.mkdir(parents=True)
+    (share / "runner.json").write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n")
+    for name, text in _metadata(runner.microvm).items():
+        path = share / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (share / "system").symlink_to(f"../../../{runner.system.name}")
+    (directory / "bin").mkdir()
+    for name, verb in _scripts(runner.microvm).items():
+        script = directory / "bin" / name
+        script.write_text(_SCRIPT.format(verb=verb))
+        script.chmod(0o755)
+    (directory / "references").write_text(f"{runner.system.name}\n")
+
+
+def _scripts(vm: MicroVM) -> dict[str, str]:
+    scripts = {"microvm-run": "run", "microvm-shutdown": "shutdown"}
+    if vm.balloon:
+        scripts["microvm-balloon"] = "balloon"
+    if any(interface.type == "tap" for interface in vm.interfaces):
+        scripts |= {"tap-up": "tap-up", "tap-down": "tap-down"}
+    if any(share.proto == "virtiofs" for share in vm.shares):
+        scripts["virtiofsd-run"] = "virtiofsd-run"
+    return scripts
+
+
+def _metadata(vm: MicroVM) -> dict[str, str]:
+    """Return MicroVM.nix's metadata files: one item a line."""
+    files = {"hypervisor": f"{vm.hypervisor}\n"}
+    if vm.vsock.cid is not None:
+        files["vsock-cid"] = f"{vm.vsock.cid}\n"
+    taps = [interface.id for interface in vm.interfaces if interface.type == "tap"]
+    if taps:
+        files["tap-interfaces"] = "".join(f"{tap}\n" for tap in taps)
+    for share in vm.shares:
+        if share.proto == "virtiofs":
+            files[f"virtiofs/{share.tag}/socket"] = (
+                f"{share.socket or f'virtiofs-{share.tag}.sock'}\n"
+            )
+            files[f"virtiofs/{share.tag}/source"] = f"{share.source}\n"
+    return files

@@ -1,0 +1,35 @@
+"""The JSON Schema of `microvm.toml`, for editors: the model's docstrings are its descriptions."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from microvm.model.constraints import NAME_REGEX
+from microvm.model.declaration import MicroVM
+
+
+def schema() -> dict[str, Any]:
+    """Return the schema of a project file (JSON Schema 2020-12)."""
+    inner = TypeAdapter(MicroVM).json_schema(ref_template="#/$defs/{model}")
+    definitions = inner.pop("$defs", {})
+    definitions["MicroVM"] = inner
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "microvm.toml",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["microvms"],
+        "properties": {
+            "defaults": {
+                "description": "What all MicroVMs of this project have in common.",
+                "$ref": "#/$defs/MicroVM",
+            },
+            "microvms": {
+                "description": "The MicroVMs by name.",
+                "type": "object",
+                "propertyNames": {"pattern": f"^{NAME_REGEX}$"},
+                "additionalProperties": {"$ref": "#/$defs/MicroVM"},
+            },
+        },
+        "$defs": definitions,
+    }

@@ -1,0 +1,24 @@
+"""Where foreground runs and foreign locks keep their state."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from microvm.projects.project import Project
+
+
+def home() -> Path:
+    """Return `microvm` in the XDG state directory."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local/state") / "microvm"
+
+
+def project_dir(project: Project) -> Path:
+    """Return the state directory of one project: its name and a hash of its path."""
+    digest = hashlib.sha256(os.fsencode(project.directory.resolve())).hexdigest()[:12]
+    return home() / f"{project.name}-{digest}"
+
+
+def machine_dir(project: Project, name: str) -> Path:
+    """Return the state directory of a foreground run."""
+    return project_dir(project) / name

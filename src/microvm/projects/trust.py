@@ -1,0 +1,91 @@
+"""What a foreign project asks of the host outside itself: listed, and granted only by `--trust`."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from microvm.errors import Problem
+from microvm.model.declaration import MicroVM
+
+HINT = "read the project, then say --trust to grant what it asks for"
+
+
+def requests(name: str, microvm: MicroVM, directory: Path) -> list[Problem]:
+    """Return everything that a MicroVM asks of the host outside its project, as problems."""
+    found = [*_paths(microvm, directory), *_host(microvm)]
+    return [
+        Problem(where=f"microvms.{name}.{where}", message=message, hint=HINT)
+        for where, message in found
+    ]
+
+
+def _outside(path: str, directory: Path) -> bool:
+    """Whether a path leads out of the project, also through links."""
+    resolved = Path(os.path.realpath(directory / path))
+    return directory.resolve() not in (resolved, *resolved.parents)
+
+
+def _paths(vm: MicroVM, directory: Path) -> Iterator[tuple[str, str]]:
+    named = [(f"shares.{i}.source", share.source) for i, share in enumerate(vm.shares)]
+    named += [
+        (f"system.files.{path!r}.source", file.source)
+        for path, file in vm.system.files.items()
+        if file.source is not None
+    ]
+    named += [
+        (f"system.packages.{i}", package)
+        for i, package in enumerate(vm.system.packages)
+        if package.endswith(".deb")
+    ]
+    named += [(f"credential_files.{key}", path) for key, path in vm.credential_files.items()]
+    named += [
+        (f"system.repositories.{i}.key", repository.key)
+        for i, repository in enumerate(vm.system.repositories)
+        if repository.key
+    ]
+    if vm.system.kernel not in (None, "cloud", "generic"):
+        named.append(("system.kernel", str(vm.system.kernel)))
+    if vm.initrd_path:
+        named.append(("initrd_path", vm.initrd_path))
+    for where, path in named:
+        if _outside(path, directory):
+            yield where, f"it asks for {path}, outside the project"
+    for where, path in named:
+        if where.startswith("system.files") and (directory / path).is_dir():
+            for link in (directory / path).rglob("*"):
+                if link.is_symlink() and _outside(str(link), directory):
+                    yield where, f"{link.relative_to(directory)} leads outside the project"
+    for index, volume in enumerate(vm.volumes):
+        if volume.image.startswith("/"):
+            yield (
+                f"volumes.{index}.image",
+                f"it asks for {volume.image}, outside its state directory",
+            )
+
+
+def _host(vm: MicroVM) -> Iterator[tuple[str, str]]:
+    for key in ("qemu", "cloud_hypervisor", "firecracker", "crosvm", "kvmtool", "virtiofsd"):
+        options = getattr(vm, key)
+        if options.extra_args:
+            yield f"{key}.extra_args", "it adds arguments to a program of the host"
+        if options.program:
+            yield f"{key}.program", f"it runs the program {options.program}"
+    if vm.qemu.machine_opts:
+        yield "qemu.machine_opts", "it changes how qemu is set up"
+    for index, share in enumerate(vm.shares):
+        if share.extra_args:
+            yield f"shares.{index}.extra_args", "it adds arguments to a program of the host"
+        if share.socket:
+            yield f"shares.{index}.socket", "it names a socket of the host"
+    if vm.socket:
+        yield "socket", "it names a socket of the host"
+    for index, device in enumerate(vm.devices):
+        yield f"devices.{index}", f"it takes the device {device.path}"
+    for index, interface in enumerate(vm.interfaces):
+        if interface.type != "user":
+            yield f"interfaces.{index}", f"it joins the host's network as {interface.type}"
+    for index, forward in enumerate(vm.forward_ports):
+        if forward.host.address not in ("", "127.0.0.1", "::1"):
+            yield f"forward_ports.{index}.host", f"it listens on {forward.host.address}"
+    if vm.system.network:
+        yield "system.network", "its commands want the network while building"

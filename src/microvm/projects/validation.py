@@ -1,0 +1,153 @@
+"""Plain tables become MicroVM objects; everything that is wrong is told at once, in our words."""
+
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from microvm.errors import Problem
+from microvm.model.declaration import MicroVM
+
+Where = tuple[str | int, ...]
+
+
+@cache
+def adapter() -> TypeAdapter[MicroVM]:
+    """Return the validator of one MicroVM."""
+    return TypeAdapter(MicroVM)
+
+
+def validate(table: Mapping[str, Any], where: str) -> tuple[MicroVM | None, list[Problem]]:
+    """Return the object, or every reason why there is none; `where` is the table's key path."""
+    try:
+        return adapter().validate_python(dict(table), strict=False), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return None, [_problem(detail, where) for detail in details]
+
+
+def _problem(detail: ErrorDetails, where: str) -> Problem:
+    location = [part for part in detail["loc"] if part != "[key]"]
+    place = ".".join([where, *map(str, _without_unions(location))])
+    return Problem(where=place, message=_message(detail, location), hint=_hint(detail, location))
+
+
+def _without_unions(location: Iterable[str | int]) -> Where:
+    """Drop the parts that name an arm of a union: `literal[...]`, `constrained-str`, a class."""
+    return tuple(
+        part
+        for part in location
+        if not (
+            isinstance(part, str) and ("[" in part or part in ("constrained-str", "str", "none"))
+        )
+    )
+
+
+def _message(detail: ErrorDetails, location: list[str | int]) -> str:
+    kind, value = detail["type"], detail["input"]
+    context = detail.get("ctx", {})
+    shown = _shown(value)
+    match kind:
+        case "unexpected_keyword_argument":
+            return f"there is no option {str(location[-1])!r}"
+        case "missing" | "missing_argument" | "missing_keyword_only_argument":
+            return "it is needed here"
+        case "string_pattern_mismatch":
+            return f"{shown} is not allowed: {_says(str(context.get('pattern', '')))}"
+        case "literal_error":
+            return f"{shown} is not allowed: {context.get('expected')}"
+        case "greater_than":
+            return f"{shown} is too small: it must be more than {context.get('gt')}"
+        case "greater_than_equal":
+            return f"{shown} is too small: at least {context.get('ge')}"
+        case "less_than_equal":
+            return f"{shown} is too large: at most {context.get('le')}"
+        case "too_short" | "string_too_short":
+            return "it must not be empty"
+        case _ if kind.endswith("_type") or kind.endswith("_parsing"):
+            return f"{shown} is not {_TYPES.get(kind.rsplit('_', 1)[0], 'of the right type')}"
+    return f"{shown}: {detail['msg']}"
+
+
+_TYPES = {
+    "int": "a whole number", "string": "a text", "bool": "true or false", "tuple": "a list",
+    "list": "a list", "dict": "a table", "dataclass": "a table", "float": "a number",
+}  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@cache
+def _patterns() -> dict[str, str]:
+    """Return what each pattern of the model allows, in words."""
+    from microvm.model import constraints, devices, options, system
+
+    found: dict[str, str] = {}
+
+    def look(annotation: object) -> None:
+        for item in getattr(annotation, "__metadata__", ()):
+            if isinstance(item, constraints.Pattern):
+                found[f"^(?:{item.regex})$"] = item.says
+        for argument in typing.get_args(annotation):
+            look(argument)
+
+    modules = (constraints, devices, options, system)
+    for module in modules:
+        for value in vars(module).values():
+            look(value)
+            if isinstance(value, type) and is_dataclass(value):
+                for hint in typing.get_type_hints(value, include_extras=True).values():
+                    look(hint)
+    for hint in typing.get_type_hints(MicroVM, include_extras=True).values():
+        look(hint)
+    return found
+
+
+def _says(pattern: str) -> str:
+    return _patterns().get(pattern, f"it must match {pattern}")
+
+
+def _hint(detail: ErrorDetails, location: list[str | int]) -> str | None:
+    """Name the nearest valid options for one that does not exist."""
+    if detail["type"] == "unexpected_keyword_argument":
+        names = [f.name for f in fields(_class_at(location[:-1]))]
+        near = difflib.get_close_matches(str(location[-1]), names, n=3, cutoff=0.5)
+        return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+    if detail["type"] == "literal_error":
+        allowed = [
+            word.strip("'")
+            for word in str(detail.get("ctx", {}).get("expected", ""))
+            .replace(" or ", ", ")
+            .split(", ")
+        ]
+        near = difflib.get_close_matches(str(detail["input"]), allowed, n=1)
+        return f"did you mean {near[0]}?" if near else None
+    return None
+
+
+def _class_at(location: Iterable[str | int]) -> Any:
+    """Return the dataclass that the model has at a key path."""
+    current: Any = MicroVM
+    for part in _without_unions(location):
+        if isinstance(part, str) and is_dataclass(current):
+            hints = typing.get_type_hints(current)
+            if part in hints:
+                current = _dataclass_in(hints[part]) or current
+    return current
+
+
+def _dataclass_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return annotation
+    for argument in typing.get_args(annotation):
+        if found := _dataclass_in(argument):
+            return found
+    return None
