@@ -1,7 +1,6 @@
 """Declare, build and run MicroVMs: the public interface; the command line is a client of it."""
 
 import importlib
-import typing
 
 _HOME = {
     "ApiError": "errors",
@@ -66,15 +65,15 @@ _HOME = {
 __version__ = "0.1.0"
 __all__ = [*sorted(_HOME)]
 
-if not typing.TYPE_CHECKING:
 
-    def __getattr__(name: str) -> object:
-        """Import what is asked for when it is asked for (PEP 562)."""
-        if name not in _HOME:
-            raise AttributeError(f"module 'microvm' has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"microvm.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
+def __getattr__(name: str) -> object:
+    """Import what is asked for when it is asked for (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'microvm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"microvm.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
-    def __dir__() -> list[str]:
-        return sorted((*globals(), *_HOME))
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *_HOME))

@@ -9,7 +9,7 @@ from microvm.errors import Problem, SpecError
 
 def apply(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a MicroVM's table with the overrides applied. Raises `SpecError` for a wrong one."""
-    changed = _copy(table)
+    changed: dict[str, Any] = _copy(table)
     problems = []
     for override in overrides:
         path, mark, value = override.partition("=")

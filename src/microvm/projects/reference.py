@@ -1,6 +1,5 @@
 """References: `PROJECT#NAME` names a MicroVM of a project on disk, in Git, or among the examples."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ def _git(text: str, url: str, query: str, name: str | None) -> Reference:
 
 
 def _directory(text: str, place: str) -> Path:
-    path = Path(os.path.expanduser(place)).absolute()
+    path = Path(place).expanduser().absolute()
     if path.is_file() and path.name in FILES:
         path = path.parent
     if not path.is_dir():

@@ -69,9 +69,10 @@ def _message(detail: ErrorDetails, location: list[str | int]) -> str:
             return f"{shown} is too large: at most {context.get('le')}"
         case "too_short" | "string_too_short":
             return "it must not be empty"
-        case _ if kind.endswith("_type") or kind.endswith("_parsing"):
+        case _:
+            if not kind.endswith(("_type", "_parsing")):
+                return f"{shown}: {detail['msg']}"
             return f"{shown} is not {_TYPES.get(kind.rsplit('_', 1)[0], 'of the right type')}"
-    return f"{shown}: {detail['msg']}"
 
 
 _TYPES = {

@@ -1,0 +1,104 @@
+"""The command line: one module per verb, each a client of `import microvm`."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from microvm.errors import MicroVMError, SpecError
+
+VERBS = {
+    "init": "start a project from a template",
+    "check": "tell everything that is wrong with a project",
+    "schema": "print the JSON Schema of microvm.toml",
+    "lock": "resolve packages to exact versions, or update them",
+    "plan": "print what running would execute, and start nothing",
+    "build": "build a runner and print its path",
+    "run": "build and run in the foreground, or run one command",
+    "store": "list, verify and clean the build results",
+    "hypervisors": "show what each hypervisor can do",
+    "doctor": "explain what this host can do, and how to mend what it lacks",
+    "completion": "print a completion script for bash, zsh or fish",
+}
+
+_EPILOG = """\
+references:
+  PROJECT#NAME       MicroVM NAME of the project in directory PROJECT
+  NAME               MicroVM NAME of the project in this directory
+  ./DIR              the only MicroVM of the project in DIR
+  git+https://HOST/REPO?ref=REF#NAME
+  examples#hello     one of the examples that ship with this program
+
+examples:
+  microvm run examples#hello
+  microvm init demo && microvm run ./demo
+  microvm run --ephemeral examples#build-box -- make
+"""
+
+
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser; with `only`, the other verbs are named but their modules not loaded."""
+    top = argparse.ArgumentParser(
+        prog="microvm",
+        description="Declare, build and run MicroVMs.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"microvm {_version()}")
+    verbs = top.add_subparsers(dest="verb", metavar="COMMAND", title="commands", required=True)
+    for verb, text in VERBS.items():
+        sub = verbs.add_parser(
+            verb,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if only in (None, verb):
+            importlib.import_module(f"microvm.cli.{verb}").arguments(sub)
+    return top
+
+
+def _version() -> str:
+    import microvm
+
+    return microvm.__version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the process's exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in words if word in VERBS), None)
+    help_only = not words or words[0] in ("-h", "--help", "--version")
+    args = parser("" if help_only or verb is None else verb).parse_args(words)
+    module = importlib.import_module(f"microvm.cli.{args.verb}")
+    try:
+        status: int = module.main(args)
+        sys.stdout.flush()
+    except SpecError as error:
+        _tell(f"{len(error.problems)} problem{'s' if len(error.problems) != 1 else ''}:")
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return _failed(args, error)
+    except MicroVMError as error:
+        _tell(str(error))
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return _failed(args, error)
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Nobody reads any more; Python would complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    return status
+
+
+def _failed(args: argparse.Namespace, error: MicroVMError) -> int:
+    """Return the status of a failure; a job's own statuses must not be mistaken for ours."""
+    return 125 if getattr(args, "command", None) else error.exit_code
+
+
+def _tell(text: str) -> None:
+    print(f"microvm: {text}", file=sys.stderr)

@@ -1,0 +1,28 @@
+"""`microvm doctor`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from microvm.cli import project_options
+from microvm.host import doctor
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declare what the command accepts."""
+    project_options.add_store(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(args: Namespace) -> int:
+    """Print what the host can do; 4 when something that every guest needs is missing."""
+    findings = doctor.examine(project_options.store_of(args).path)
+    if args.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        marks = {"good": "ok  ", "lacking": "lack", "broken": "FAIL"}
+        for finding in findings:
+            print(f"{marks[finding.state]} {finding.topic}: {finding.text}")
+            if finding.mend:
+                print(f"       {finding.mend}")
+    return 4 if any(finding.state == "broken" for finding in findings) else 0

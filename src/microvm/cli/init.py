@@ -1,0 +1,22 @@
+"""`microvm init`."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import microvm
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declare what the command accepts."""
+    parser.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: here)")  # fmt: skip
+    parser.add_argument("--template", default="default", metavar="NAME", help="default, web, job or python")  # fmt: skip
+
+
+def main(args: Namespace) -> int:
+    """Write a project."""
+    for path in microvm.init(args.directory, args.template):
+        print(path)
+    where = "" if args.directory == Path() else f" ./{args.directory}"
+    print(f"microvm: next: microvm run{where}", file=sys.stderr)
+    return 0

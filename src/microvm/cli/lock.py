@@ -1,0 +1,36 @@
+"""`microvm lock`."""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+import microvm
+from microvm.cli import progress, project_options
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declare what the command accepts."""
+    project_options.add_project(parser, overrides=False)
+    project_options.add_store(parser)
+    parser.add_argument("--update", action="store_true", help="resolve again, also what is locked")
+    parser.add_argument("--json", action="store_true", help="print the changes as JSON")
+
+
+def main(args: Namespace) -> int:
+    """Lock a project's MicroVMs, or the one that the reference names."""
+    project = project_options.project_of(args)
+    names = [project.selected] if project.selected else None
+    with progress.shown(progress.Steps()) as report:
+        result = microvm.lock(project, names, update=args.update, store=project_options.store_of(args), progress=report)  # fmt: skip
+    if args.json:
+        print(json.dumps({"file": str(result.file), "changes": [asdict(c) for c in result.changes]}, indent=1))  # fmt: skip
+        return 0
+    for change in result.changes:
+        print(change)
+    count = len(result.changes)
+    print(
+        f"microvm: {result.file}: {count or 'no'} change{'s' if count != 1 else ''}",
+        file=sys.stderr,
+    )
+    return 0

@@ -1,0 +1,89 @@
+"""Progress on standard error: live lines on a terminal, one plain line a step without one."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from microvm.model.progress import Event, Progress
+
+
+class Steps:
+    """Shows events and remembers how long each step took."""
+
+    def __init__(self) -> None:
+        self._step = ""
+        self._began = 0.0
+        self.times: dict[str, float] = {}
+
+    def note(self, event: Event) -> bool:
+        """Take the time of an event; return whether a new step begins."""
+        now = time.monotonic()
+        if event.step == self._step:
+            return False
+        self.finish(now)
+        self._step, self._began = event.step, now
+        return True
+
+    def finish(self, now: float) -> None:
+        """End the current step."""
+        if self._step:
+            self.times[self._step] = self.times.get(self._step, 0) + now - self._began
+            self._step = ""
+
+
+@contextmanager
+def shown(steps: Steps) -> Iterator[Progress]:
+    """Yield what takes the events of one piece of work."""
+    if sys.stderr.isatty():
+        with _live(steps) as progress:
+            yield progress
+        return
+
+    def plain(event: Event) -> None:
+        if steps.note(event) or event.step == "lock":
+            print(f"microvm: {_line(event)}", file=sys.stderr, flush=True)
+
+    yield plain
+    steps.finish(time.monotonic())
+
+
+def _line(event: Event) -> str:
+    return f"{event.step}: {event.detail}" if event.detail else event.step
+
+
+@contextmanager
+def _live(steps: Steps) -> Iterator[Progress]:
+    """Rich is loaded only when there is something to show: most builds have nothing to do."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        bar = None
+
+        def live(event: Event) -> None:
+            nonlocal bar
+            if bar is None:
+                from rich.console import Console
+                from rich.progress import (
+                    BarColumn,
+                    Progress,
+                    SpinnerColumn,
+                    TextColumn,
+                    TimeElapsedColumn,
+                )
+
+                columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), TimeElapsedColumn())  # fmt: skip
+                bar = stack.enter_context(
+                    Progress(*columns, console=Console(stderr=True), transient=True)
+                )
+                bar.add_task("", total=None)
+            steps.note(event)
+            bar.update(
+                bar.task_ids[0],
+                description=_line(event)[:100],
+                completed=event.done or 0,
+                total=event.total,
+            )
+
+        yield live
+    steps.finish(time.monotonic())

@@ -1,0 +1,70 @@
+"""`microvm run`."""
+
+import sys
+import time
+from argparse import REMAINDER, ArgumentParser, Namespace
+
+import microvm
+from microvm.cli import progress, project_options
+
+_EPILOG = """\
+Without a command the guest's console is on this terminal; Ctrl-] then q ends it.
+With one, the guest runs it as its only job: its output, input and exit status are
+those of this command; 125 means that the machine itself failed, 124 the time limit.
+"""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declare what the command accepts."""
+    parser.epilog = _EPILOG
+    parser.usage = "microvm run [options] [REF] [-- COMMAND...]"
+    project_options.add_project(parser)
+    project_options.add_store(parser)
+    parser.add_argument("--ephemeral", action="store_true", help="throw volumes and other state away at the end")  # fmt: skip
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end it after this time")
+    parser.add_argument("--boot-timeout", type=float, default=300.0, metavar="SECONDS", help="time until the guest is up (default 300)")  # fmt: skip
+    parser.add_argument("--until-up", action="store_true", help="shut the guest down once it is up")
+    parser.add_argument("--reset-root", action="store_true", help="make a root volume anew; its contents are lost")  # fmt: skip
+    parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what the guest runs instead of a login")  # fmt: skip
+
+
+def main(args: Namespace) -> int:
+    """Build and run."""
+    if args.command and args.command[0] == "--":
+        del args.command[0]
+    if args.reference == "--":  # argparse gives the mark to an absent reference
+        args.reference = "."
+    project = project_options.project_of(args)
+    options = microvm.Options(
+        job=tuple(args.command) or None,
+        ephemeral=args.ephemeral,
+        reset_root=args.reset_root,
+        timeout_s=args.timeout,
+        up_timeout_s=args.boot_timeout,
+        until_up=args.until_up,
+        say=_say if not args.command else _quiet,
+    )
+    steps = progress.Steps()
+    store = project_options.store_of(args)
+    with progress.shown(steps) as report:
+        microvm.build(project, store=store, progress=report)
+    if args.until_up and steps.times:
+        took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in steps.times.items())
+        _say(f"built in {sum(steps.times.values()):.1f} s: {took}")
+    began = time.monotonic()
+    outcome = microvm.run(project, store=store, options=options)
+    if outcome.exit_code in (0,) or (args.command and not outcome.console):
+        if args.until_up:
+            _say(f"{outcome.reason}, {time.monotonic() - began:.1f} s after its start")
+        return outcome.exit_code
+    print(f"microvm: {outcome.reason}{outcome.console}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def _say(text: str) -> None:
+    end = "\r\n" if sys.stderr.isatty() else "\n"
+    print(f"microvm: {text}", file=sys.stderr, end=end, flush=True)
+
+
+def _quiet(text: str) -> None:
+    """A job's standard error is the job's."""

@@ -1,0 +1,162 @@
+"""What this host can do for MicroVMs, and the command that mends each lack."""
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from microvm.errors import MicroVMError
+from microvm.host import facts, namespace, process
+
+LOW_SPACE = 2 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    topic: str
+    state: Literal["good", "lacking", "broken"]
+    """`broken`: no guest can be built or run; `lacking`: some features can't be used."""
+    text: str
+    mend: str | None = None
+    """Command that mends it."""
+
+
+_PROGRAMS = (
+    ("mmdebstrap", "mmdebstrap", "broken", "Debian guests"),
+    ("apt-get", "apt", "broken", "Debian guests"),
+    ("dpkg-deb", "dpkg", "broken", "Debian guests"),
+    ("depmod", "kmod", "broken", "kernels"),
+    ("mkfs.erofs", "erofs-utils", "broken", "images of the root"),
+    ("mksquashfs", "squashfs-tools", "lacking", "squashfs images of the root"),
+    ("mkfs.ext4", "e2fsprogs", "lacking", "ext4 volumes"),
+    ("mkfs.xfs", "xfsprogs", "lacking", "xfs volumes"),
+    ("mkfs.btrfs", "btrfs-progs", "lacking", "btrfs volumes"),
+    ("mkfs.vfat", "dosfstools", "lacking", "vfat volumes"),
+    ("git", "git", "lacking", "projects in Git"),
+)
+_VMMS = ("cloud-hypervisor", "firecracker", "crosvm", "lkvm")
+
+
+def examine(store: Path) -> list[Finding]:
+    """Return what was found, the most important first."""
+    return [
+        *_qemu(), *_kvm(), *_namespaces(store), *_programs(), *_keyrings(), *_virtiofsd(),
+        *_others(), *_space(store),
+    ]  # fmt: skip
+
+
+def _qemu() -> Iterator[Finding]:
+    name = f"qemu-system-{platform.machine()}"
+    try:
+        found = facts.program(name)
+    except MicroVMError as error:
+        yield Finding(
+            topic="qemu",
+            state="broken",
+            text=error.message,
+            mend="sudo apt install qemu-system-x86",
+        )
+        return
+    version = ".".join(map(str, found.version))
+    yield Finding(topic="qemu", state="good", text=f"{version} at {found.path}")
+
+
+def _kvm() -> Iterator[Finding]:
+    module = facts.kvm_module()
+    obstacle = facts.kvm_obstacle()
+    if obstacle is None:
+        text = f"/dev/kvm by {module or 'an unknown module'}; tried out before the first guest"
+        yield Finding(topic="kvm", state="good", text=text)
+        return
+    mend = None
+    if "permission" in obstacle:
+        mend = "sudo usermod -aG kvm $USER    # then log in again"
+    elif not facts.KVM.exists():
+        mend = "sudo modprobe kvm_intel || sudo modprobe kvm_amd"
+    text = f"{obstacle}; guests are emulated, about ten times slower"
+    yield Finding(topic="kvm", state="lacking", text=text, mend=mend)
+
+
+def _namespaces(store: Path) -> Iterator[Finding]:
+    if os.geteuid() != 0 and process.find_program("newuidmap") is None:
+        yield Finding(
+            topic="user namespaces",
+            state="broken",
+            text="newuidmap is missing",
+            mend="sudo apt install uidmap",
+        )
+        return
+    try:
+        ids = namespace.id_range(store)
+        namespace.run_inside("microvm.host.inside:whoami", {}, binds={}, ids=ids, timeout_s=20)
+    except MicroVMError as error:
+        yield Finding(topic="user namespaces", state="broken", text=error.message, mend=error.hint)
+        return
+    text = f"work; builds use the ids {ids.first_uid} to {ids.first_uid + ids.count - 1}"
+    yield Finding(topic="user namespaces", state="good", text=text)
+
+
+def _programs() -> Iterator[Finding]:
+    for name, package, state, purpose in _PROGRAMS:
+        found = process.find_program(name)
+        if found:
+            yield Finding(topic=name, state="good", text=str(found))
+        else:
+            grade: Literal["lacking", "broken"] = "broken" if state == "broken" else "lacking"
+            yield Finding(
+                topic=name,
+                state=grade,
+                text=f"missing; needed for {purpose}",
+                mend=f"sudo apt install {package}",
+            )
+
+
+def _keyrings() -> Iterator[Finding]:
+    for name, package in (("debian", "debian-archive-keyring"), ("ubuntu", "ubuntu-keyring")):
+        path = Path(f"/usr/share/keyrings/{name}-archive-keyring.gpg")
+        if path.exists():
+            yield Finding(topic=f"{name} keys", state="good", text=str(path))
+        else:
+            yield Finding(
+                topic=f"{name} keys",
+                state="lacking",
+                text=f"missing; needed for {name.capitalize()} guests",
+                mend=f"sudo apt install {package}",
+            )
+
+
+def _virtiofsd() -> Iterator[Finding]:
+    places = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib/virtiofsd")
+    try:
+        found = facts.program("virtiofsd", None, places)
+    except MicroVMError:
+        yield Finding(
+            topic="virtiofsd",
+            state="lacking",
+            text="missing; needed for virtiofs shares",
+            mend="sudo apt install virtiofsd    # Debian 12: qemu-system-common",
+        )
+        return
+    kind = "the old C one" if found.flavour == "c" else "the Rust one"
+    yield Finding(topic="virtiofsd", state="good", text=f"{kind}, at {found.path}")
+
+
+def _others() -> Iterator[Finding]:
+    for name in _VMMS:
+        found = process.find_program(name)
+        text = str(found) if found else "not installed (not used in this version)"
+        yield Finding(topic=name, state="good" if found else "lacking", text=text)
+
+
+def _space(store: Path) -> Iterator[Finding]:
+    info = os.statvfs(store)
+    free = info.f_bavail * info.f_frsize
+    text = f"{free >> 30} GiB free at {store}"
+    if free < LOW_SPACE:
+        yield Finding(topic="space", state="lacking", text=text, mend="microvm store gc")
+    else:
+        yield Finding(topic="space", state="good", text=text)
