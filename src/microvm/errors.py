@@ -60,7 +60,9 @@ class StateError(MicroVMError):
 
 
 class CommandFailed(MicroVMError):
-    """A program that we ran ended with an error; the message shows it replayable, with its last words."""
+    """A program that we ran ended with an error; the message shows it replayable, with its last
+    words.
+    """
 
     def __init__(
         self, message: str, *, argv: Sequence[str], returncode: int | None, hint: str | None = None

@@ -9,8 +9,17 @@ import microvm
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
-    parser.add_argument("directory", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: here)")  # fmt: skip
-    parser.add_argument("--template", default="default", metavar="NAME", help="default, web, job or python")  # fmt: skip
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where (default: here)",
+    )
+    parser.add_argument(
+        "--template", default="default", metavar="NAME", help="default, web, job or python"
+    )
 
 
 def main(args: Namespace) -> int:

@@ -22,9 +22,19 @@ def main(args: Namespace) -> int:
     project = project_options.project_of(args)
     names = [project.selected] if project.selected else None
     with progress.shown(progress.Steps()) as report:
-        result = microvm.lock(project, names, update=args.update, store=project_options.store_of(args), progress=report)  # fmt: skip
+        result = microvm.lock(
+            project,
+            names,
+            update=args.update,
+            store=project_options.store_of(args),
+            progress=report,
+        )
     if args.json:
-        print(json.dumps({"file": str(result.file), "changes": [asdict(c) for c in result.changes]}, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {"file": str(result.file), "changes": [asdict(c) for c in result.changes]}, indent=1
+            )
+        )
         return 0
     for change in result.changes:
         print(change)

@@ -72,7 +72,12 @@ def _live(steps: Steps) -> Iterator[Progress]:
                     TimeElapsedColumn,
                 )
 
-                columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), TimeElapsedColumn())  # fmt: skip
+                columns = (
+                    SpinnerColumn(),
+                    TextColumn("{task.description}", markup=False),
+                    BarColumn(20),
+                    TimeElapsedColumn(),
+                )
                 bar = stack.enter_context(
                     Progress(*columns, console=Console(stderr=True), transient=True)
                 )

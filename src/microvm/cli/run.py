@@ -20,12 +20,27 @@ def arguments(parser: ArgumentParser) -> None:
     parser.usage = "microvm run [options] [REF] [-- COMMAND...]"
     project_options.add_project(parser)
     project_options.add_store(parser)
-    parser.add_argument("--ephemeral", action="store_true", help="throw volumes and other state away at the end")  # fmt: skip
+    parser.add_argument(
+        "--ephemeral", action="store_true", help="throw volumes and other state away at the end"
+    )
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end it after this time")
-    parser.add_argument("--boot-timeout", type=float, default=300.0, metavar="SECONDS", help="time until the guest is up (default 300)")  # fmt: skip
+    parser.add_argument(
+        "--boot-timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="time until the guest is up (default 300)",
+    )
     parser.add_argument("--until-up", action="store_true", help="shut the guest down once it is up")
-    parser.add_argument("--reset-root", action="store_true", help="make a root volume anew; its contents are lost")  # fmt: skip
-    parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND", help="what the guest runs instead of a login")  # fmt: skip
+    parser.add_argument(
+        "--reset-root", action="store_true", help="make a root volume anew; its contents are lost"
+    )
+    parser.add_argument(
+        "command",
+        nargs=REMAINDER,
+        metavar="-- COMMAND",
+        help="what the guest runs instead of a login",
+    )
 
 
 def main(args: Namespace) -> int:

@@ -54,6 +54,10 @@ def _verify(store: "microvm.Store", args: Namespace) -> int:
     else:
         for problem in found.problems:
             print(problem)
-        left = f"; {len(found.abandoned)} left by killed builds: microvm store gc" if found.abandoned else ""  # fmt: skip
+        left = (
+            f"; {len(found.abandoned)} left by killed builds: microvm store gc"
+            if found.abandoned
+            else ""
+        )
         print(f"{found.items} items, {len(found.problems)} problems{left}")
     return 1 if found.problems else 0

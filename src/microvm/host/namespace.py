@@ -248,25 +248,23 @@ def _foreign(path: Path) -> bool:
 
 def check_support() -> str | None:
     """Return why this host allows no user namespaces, with what to do, or None."""
-    for path, bad, hint in (
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
-        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-    ):  # fmt: skip
+    for path, bad, value in (
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "1"),
+        ("/proc/sys/user/max_user_namespaces", "0", "10000"),
+        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+    ):
+        key = path.removeprefix("/proc/sys/").replace("/", ".")
         setting = Path(path)
         if os.geteuid() != 0 and setting.exists() and setting.read_text().strip() == bad:
-            return f"{setting.name} is {bad}: sudo {hint}"
+            return f"{key} is {bad}: sudo sysctl {key}={value}"
     return None
 
 
 def become_mapped(argv: list[str], ids: IdRange) -> NoReturn:
     """Replace this process by a program that is uid 0 of a user namespace with the map `ids`.
 
-    It keeps the mount and network namespaces, so that its sockets are seen by all. Raises `OSError`,
+    It keeps the mount and network namespaces, so that its sockets are seen by all. Raises
+    `OSError`,
     `HostError`.
     """
     ready_read, ready_write = os.pipe()

@@ -9,6 +9,9 @@ from pathlib import Path
 from microvm.errors import DeadlineExceeded, HostError
 from microvm.host.process import Deadline, Process, last_words
 
+Connection = socket.socket
+"""A connected, non-blocking socket."""
+
 LIMIT = 107
 """Bytes of a socket's path (unix(7): sun_path less the final NUL)."""
 

@@ -67,7 +67,9 @@ class Qemu(Hypervisor):
         Support(
             feature=Feature.USER, available=False, instead="start it as that user"
         ),
-        Support(feature=Feature.IMAGE_TYPE, available=False, instead="convert it: qemu-img convert -O raw"),
+        Support(
+            feature=Feature.IMAGE_TYPE, available=False, instead="qemu-img convert -O raw"
+        ),
         Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
         Support(feature=Feature.NET_MACVTAP, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
@@ -85,7 +87,7 @@ class Qemu(Hypervisor):
         limit = MMIO_SLOTS if machine == "microvm" else PCI_SLOTS
         used = 8 + len(microvm.volumes) + len(microvm.shares) + len(microvm.interfaces)
         if used > limit:
-            message = f"{used} devices (8 of them for the root, console and the like); the machine has {limit} slots"
+            message = f"{used} devices, 8 of them our own; the machine has {limit} slots"
             problems.append(
                 Problem(where="volumes", message=message, hint="use fewer, larger volumes")
             )
@@ -133,9 +135,7 @@ class _Plan:
         runner, facts = self.runner, self.facts
         vm = runner.microvm
         self.modules = ["virtio_pci" if self.pci else "virtio_mmio", "overlay"]
-        if self.pci and platform.machine() == "x86_64":
-            pass
-        self._machine()
+                self._machine()
         self._root()
         self._volumes()
         for index, share in enumerate(vm.shares):
@@ -219,7 +219,7 @@ class _Plan:
             "-name", f"guest={_escape(self.runner.name)}",
             "-machine", machine,
             "-accel", "tcg,thread=multi" if tcg else "kvm",
-            "-cpu", vm.cpu or ("max" if tcg and self.machine == "virt" else "qemu64" if tcg else "host"),
+            "-cpu", vm.cpu or self._cpu(),
             "-smp", str(vm.vcpu),
             "-m", f"{vm.mem}M",
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
@@ -236,6 +236,11 @@ class _Plan:
         if self.machine == "microvm":
             self.argv += ["-device", "i8042"]
         self.device("virtio-rng")
+
+    def _cpu(self) -> str:
+        if self.facts.accelerator.kind == "kvm":
+            return "host"
+        return "max" if self.machine == "virt" else "qemu64"
 
     def _own_parameters(self) -> tuple[str, ...]:
         console = "ttyAMA0" if self.machine == "virt" else "ttyS0"

@@ -127,6 +127,8 @@ class _Session:
         self._ended_by: Outcome | None = None
         self._escaped = False
         self._raw: terminal.Raw | None = None
+        self._stream: stream.Connection | None = None
+        self._stdin_open = interactive or options.job is not None
         self._job = (
             JobStream(options.job, directory=options.directory, write=_emit)
             if options.job is not None
@@ -158,47 +160,46 @@ class _Session:
         return self._verdict(running)
 
     def _loop(self, running: Process, console: int, signals: int) -> None:
-        job_socket = None
-        stdin_open = self._interactive or self._job is not None
-        while True:
-            if self._qmp is None:
-                self._connect_control()
-            if self._job and job_socket is None and self._plan.job_socket:
-                job_socket = stream.connect(self._state_dir / self._plan.job_socket)
-            watched = [console, signals, running.pidfd]
-            wants = self._job.wants_input if self._job else True
-            if stdin_open and wants:
-                watched.append(0)
-            if job_socket:
-                watched.append(job_socket.fileno())
-            ready = terminal.readable(watched, 0.02 if self._busy(job_socket) else 0.25)
-            if console in ready:
-                self._from_console(console)
-            if signals in ready:
-                self._take_signals(signals)
-            if 0 in ready:
-                stdin_open = self._from_stdin(console)
-            if self._job and job_socket:
-                self._exchange(job_socket)
-            if running.pidfd in ready and running.wait(0) is not None:
-                self._from_console(console)
-                break
-            if self._must_end():
-                break
-        if job_socket:
-            job_socket.close()
+        try:
+            while not self._must_end():
+                self._connect()
+                ready = terminal.readable(self._watched(running, console, signals), self._pause())
+                if console in ready:
+                    self._from_console(console)
+                if signals in ready:
+                    self._take_signals(signals)
+                if 0 in ready:
+                    self._stdin_open = self._from_stdin(console)
+                self._exchange()
+                if running.pidfd in ready and running.wait(0) is not None:
+                    self._from_console(console)
+                    break
+        finally:
+            if self._stream:
+                self._stream.close()
 
-    def _busy(self, job_socket: object) -> bool:
-        waiting = self._qmp is None or (self._job is not None and job_socket is None)
-        return waiting or bool(self._job and self._job.outgoing)
+    def _watched(self, running: Process, console: int, signals: int) -> list[int]:
+        watched = [console, signals, running.pidfd]
+        if self._stdin_open and (self._job is None or self._job.wants_input):
+            watched.append(0)
+        if self._stream:
+            watched.append(self._stream.fileno())
+        return watched
 
-    def _connect_control(self) -> None:
+    def _pause(self) -> float:
+        """Look often while something is about to appear or wants to be written."""
+        waiting = self._qmp is None or (self._job is not None and self._stream is None)
+        return 0.02 if waiting or (self._job and self._job.outgoing) else 0.25
+
+    def _connect(self) -> None:
         path = self._state_dir / (self._plan.control or "")
-        if self._plan.control and path.exists():
+        if self._qmp is None and self._plan.control and path.exists():
             try:
                 self._qmp = Qmp(path)
             except MicroVMError:
                 self._qmp = None
+        if self._job and self._stream is None and self._plan.job_socket:
+            self._stream = stream.connect(self._state_dir / self._plan.job_socket)
 
     def _from_console(self, console: int) -> None:
         while data := terminal.read_some(console):
@@ -261,12 +262,12 @@ class _Session:
                 self._ended_by = outcome
                 self._stop()
 
-    def _exchange(self, job_socket: object) -> None:
+    def _exchange(self) -> None:
         """Move bytes between the job and its stream."""
         job = self._job
-        descriptor = job_socket.fileno()  # type: ignore[attr-defined]
-        if job is None:
+        if job is None or self._stream is None:
             return
+        descriptor = self._stream.fileno()
         while data := terminal.read_some(descriptor):
             job.receive(data)
         while job.outgoing:

@@ -55,7 +55,7 @@ def gather(
     for share in microvm.shares:
         if not (project_dir / share.source).is_dir():
             raise HostError(
-                f"the share {share.tag} can't be served: {project_dir / share.source} is no directory",
+                f"can't serve the share {share.tag}: {project_dir / share.source} is no directory",
                 hint="make the directory, or correct `source`",
             )
     kernel = store_dir / runner.system.kernel / "vmlinuz"

@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 
 def to_plain(value: Any, *, defaults: bool = False) -> Any:
-    """Return `value` as dicts, lists and scalars; fields at their default are left out unless `defaults`."""
+    """Return `value` as dicts, lists and scalars; fields at their default are left out unless
+    `defaults`.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {
             f.name: to_plain(getattr(value, f.name), defaults=defaults)

@@ -38,7 +38,8 @@ class Volume:
     image: HostPath
     """Image file or block device; relative paths start at the machine's state directory."""
     mount_point: MountPoint | None = None
-    """Where the guest mounts it; unset attaches it unmounted. `/` makes it the writable side of the root."""
+    """Where the guest mounts it; unset attaches it unmounted. `/` makes it the writable side of the
+    root."""
     size: Positive | None = None
     """Size in MiB at creation, and the least it has later. Needed with `auto_create`."""
     auto_create: bool = True
@@ -161,7 +162,8 @@ class ForwardPort:
     guest: Endpoint
     """The guest's end; with `origin = "guest"` the address and port that the guest connects to."""
     origin: Literal["host", "guest"] = "host"
-    """Who connects: `host` opens a port on the host, `guest` opens one for the guest. (MicroVM.nix: `from`.)"""
+    """Who connects: `host` opens a port on the host, `guest` opens one for the guest. (MicroVM.nix:
+    `from`.)"""
     proto: Literal["tcp", "udp"] = "tcp"
     """Transport protocol."""
 

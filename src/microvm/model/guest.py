@@ -79,7 +79,8 @@ class GuestSystem:
     initrd: str
     """Store item with the initrd as `initrd`."""
     features: tuple[str, ...]
-    """What the kernel can, as far as launching depends on it: `9p`, `virtiofs`, `vsock`, `pvpanic`."""
+    """What the kernel can, as far as launching depends on it: `9p`, `virtiofs`, `vsock`,
+    `pvpanic`."""
     layers: tuple[Layer, ...]
     """From bottom to top."""
     kernel_params: tuple[str, ...]

@@ -16,7 +16,8 @@ class QemuOptions:
     __pydantic_config__ = STRICT
 
     machine: Literal["microvm", "q35"] | None = None
-    """Machine type; unset: `microvm` with hardware virtualisation where nothing needs PCI, else `q35`."""
+    """Machine type; unset: `microvm` with hardware virtualisation where nothing needs PCI, else
+    `q35`."""
     machine_opts: dict[Annotated[str, Pattern(r"[a-z0-9._-]+", "an option name")], Line] = field(
         default_factory=dict
     )

@@ -43,7 +43,8 @@ class User:
     home: GuestPath | None = None
     """Home directory, created with the account; unset means `/home/NAME`, for root `/root`."""
     password_hash: Annotated[str, Pattern(r"[!-9;-~]*", "a crypt(5) hash")] | None = None
-    """Password as a crypt(5) hash; unset locks the password. The empty text allows a login without one."""
+    """Password as a crypt(5) hash; unset locks the password. The empty text allows a login without
+    one."""
     ssh_authorized_keys: tuple[Line, ...] = ()
     """Public keys that may log in over ssh as this user."""
     sudo: bool = False
@@ -79,7 +80,8 @@ class Unit:
     dropin: str | None = None
     """Content of a drop-in that extends the unit."""
     enable: bool | None = None
-    """Enable (true) or disable (false) it; unset: enabled when `text` has an `[Install]` section."""
+    """Enable (true) or disable (false) it; unset: enabled when `text` has an `[Install]`
+    section."""
     mask: bool = False
     """Make it impossible to start."""
 
@@ -114,11 +116,13 @@ class DebianSystem:
     type: Literal["debian"] = "debian"
     """Guest source."""
     release: Annotated[str, Pattern(r"[a-z][a-z0-9]*", "a release's code name")] = "trixie"
-    """Code name of the release: `bookworm`, `trixie`, `sid`, or one of Ubuntu's where its keyring is installed."""
+    """Code name of the release: `bookworm`, `trixie`, `sid`, or one of Ubuntu's where its keyring
+    is installed."""
     mirror: Url | None = None
     """Mirror to fetch packages from; unset means the default of mmdebstrap for the release."""
     security_mirror: Url | None = None
-    """Mirror of the security suite; unset means mmdebstrap's default, or `mirror` with `-security` beside it."""
+    """Mirror of the security suite; unset means mmdebstrap's default, or `mirror` with `-security`
+    beside it."""
     updates: bool = True
     """Use the release's `-updates` and `-security` suites."""
     components: tuple[Component, ...] = ("main",)
@@ -128,8 +132,8 @@ class DebianSystem:
     packages: tuple[PackageName, ...] = ()
     """Packages to install, with what they depend on; paths of local `.deb` files too."""
     kernel: KernelFlavour | HostPath | None = None
-    """`cloud` (small), `generic` (has 9p and real devices' drivers), or a directory with `vmlinuz` and `lib/modules`.
-    Unset: `cloud`, or `generic` where a share needs 9p."""
+    """`cloud` (small), `generic` (has 9p and the drivers of real devices), or a directory with
+    `vmlinuz` and `lib/modules`. Unset: `cloud`, or `generic` where a share needs 9p."""
     hostname: Name | None = None
     """Host name; unset means the MicroVM's name."""
     timezone: TimeZone = "UTC"
@@ -147,7 +151,8 @@ class DebianSystem:
     units: dict[UnitName, Unit] = field(default_factory=dict)
     """systemd units by name."""
     run: tuple[str, ...] = ()
-    """Shell commands run in the guest's root while building, each with `sh -ec`, without network."""
+    """Shell commands run in the guest's root while building, each with `sh -ec`, without
+    network."""
     network: bool = False
     """Give the `run` commands a network; such a build is not reproducible."""
     workdir: GuestPath | None = None

@@ -1,4 +1,6 @@
-"""References: `PROJECT#NAME` names a MicroVM of a project on disk, in Git, or among the examples."""
+"""References: `PROJECT#NAME` names a MicroVM of a project on disk, in Git, or among the
+examples.
+"""
 
 import re
 from dataclasses import dataclass

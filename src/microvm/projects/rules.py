@@ -166,6 +166,9 @@ def _system(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             yield Problem(where=f"{key}.source", message=f"there is no {directory / file.source}")
         if ".." in path.split("/") or "." in path.split("/"):
             yield Problem(where=key, message="a path in the guest has no `.` or `..`")
+
+
+def _packages(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     for index, package in enumerate(vm.system.packages):
         if package.endswith(".deb") and not (directory / package).is_file():
             yield Problem(
@@ -177,6 +180,9 @@ def _system(vm: MicroVM, directory: Path) -> Iterator[Problem]:
                 where=f"system.repositories.{index}.key",
                 message=f"there is no file {directory / repository.key}",
             )
+
+
+def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     uids = (
         (f"system.users.{n}.uid", u.uid) for n, u in vm.system.users.items() if u.uid is not None
     )
@@ -193,7 +199,8 @@ def _system(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 
 
 _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
-    _devices, _volumes, _shares, _interfaces, _machine, _system,
+    _devices, _volumes, _shares, _interfaces, _machine, _system, _packages,
+    _accounts,
 )  # fmt: skip
 
 

@@ -25,42 +25,36 @@ def _outside(path: str, directory: Path) -> bool:
     return directory.resolve() not in (resolved, *resolved.parents)
 
 
-def _paths(vm: MicroVM, directory: Path) -> Iterator[tuple[str, str]]:
-    named = [(f"shares.{i}.source", share.source) for i, share in enumerate(vm.shares)]
-    named += [
-        (f"system.files.{path!r}.source", file.source)
-        for path, file in vm.system.files.items()
-        if file.source is not None
-    ]
-    named += [
-        (f"system.packages.{i}", package)
-        for i, package in enumerate(vm.system.packages)
-        if package.endswith(".deb")
-    ]
-    named += [(f"credential_files.{key}", path) for key, path in vm.credential_files.items()]
-    named += [
-        (f"system.repositories.{i}.key", repository.key)
-        for i, repository in enumerate(vm.system.repositories)
-        if repository.key
-    ]
+def _named_paths(vm: MicroVM) -> Iterator[tuple[str, str]]:
+    for index, share in enumerate(vm.shares):
+        yield f"shares.{index}.source", share.source
+    for path, file in vm.system.files.items():
+        if file.source is not None:
+            yield f"system.files.{path!r}.source", file.source
+    for index, package in enumerate(vm.system.packages):
+        if package.endswith(".deb"):
+            yield f"system.packages.{index}", package
+    for index, repository in enumerate(vm.system.repositories):
+        if repository.key:
+            yield f"system.repositories.{index}.key", repository.key
+    yield from ((f"credential_files.{key}", path) for key, path in vm.credential_files.items())
     if vm.system.kernel not in (None, "cloud", "generic"):
-        named.append(("system.kernel", str(vm.system.kernel)))
+        yield "system.kernel", str(vm.system.kernel)
     if vm.initrd_path:
-        named.append(("initrd_path", vm.initrd_path))
-    for where, path in named:
+        yield "initrd_path", vm.initrd_path
+
+
+def _paths(vm: MicroVM, directory: Path) -> Iterator[tuple[str, str]]:
+    for where, path in _named_paths(vm):
         if _outside(path, directory):
             yield where, f"it asks for {path}, outside the project"
-    for where, path in named:
-        if where.startswith("system.files") and (directory / path).is_dir():
+        elif where.startswith("system.files"):
             for link in (directory / path).rglob("*"):
                 if link.is_symlink() and _outside(str(link), directory):
                     yield where, f"{link.relative_to(directory)} leads outside the project"
     for index, volume in enumerate(vm.volumes):
         if volume.image.startswith("/"):
-            yield (
-                f"volumes.{index}.image",
-                f"it asks for {volume.image}, outside its state directory",
-            )
+            yield f"volumes.{index}.image", f"it asks for {volume.image} of the host"
 
 
 def _host(vm: MicroVM) -> Iterator[tuple[str, str]]:
@@ -72,13 +66,19 @@ def _host(vm: MicroVM) -> Iterator[tuple[str, str]]:
             yield f"{key}.program", f"it runs the program {options.program}"
     if vm.qemu.machine_opts:
         yield "qemu.machine_opts", "it changes how qemu is set up"
+    if vm.socket:
+        yield "socket", "it names a socket of the host"
+    if vm.system.network:
+        yield "system.network", "its commands want the network while building"
+    yield from _devices(vm)
+
+
+def _devices(vm: MicroVM) -> Iterator[tuple[str, str]]:
     for index, share in enumerate(vm.shares):
         if share.extra_args:
             yield f"shares.{index}.extra_args", "it adds arguments to a program of the host"
         if share.socket:
             yield f"shares.{index}.socket", "it names a socket of the host"
-    if vm.socket:
-        yield "socket", "it names a socket of the host"
     for index, device in enumerate(vm.devices):
         yield f"devices.{index}", f"it takes the device {device.path}"
     for index, interface in enumerate(vm.interfaces):
@@ -87,5 +87,3 @@ def _host(vm: MicroVM) -> Iterator[tuple[str, str]]:
     for index, forward in enumerate(vm.forward_ports):
         if forward.host.address not in ("", "127.0.0.1", "::1"):
             yield f"forward_ports.{index}.host", f"it listens on {forward.host.address}"
-    if vm.system.network:
-        yield "system.network", "its commands want the network while building"

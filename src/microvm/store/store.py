@@ -69,7 +69,9 @@ class Store:
 
     @cached_property
     def ids(self) -> IdRange:
-        """The sub-uids that own the trees in this store. Raises `HostError` where there are none."""
+        """The sub-uids that own the trees in this store. Raises `HostError` where there are
+        none.
+        """
         return namespace.id_range(self.path)
 
     def has(self, name: str) -> bool:

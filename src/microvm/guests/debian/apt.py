@@ -24,7 +24,7 @@ _URI = re.compile(r"^'(?P<url>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha
 
 @dataclass(frozen=True, slots=True)
 class Apt:
-    """One apt universe: sources, the lists fetched from them, and a database of installed packages."""
+    """One apt universe: sources, the lists fetched from them, a database of what is installed."""
 
     directory: Path
     """Private directory for configuration and the package database."""
@@ -184,8 +184,8 @@ class Apt:
             )
         local = "".join(self._local_stanza(package) for package in packages if not package.url)
         with (self.directory / "status").open("a") as status:
-            for stanza in (stanzas + local).strip().split("\n\n"):
-                status.write(f"{stanza.strip()}\nStatus: install ok installed\n\n")
+            for stanza in filter(None, map(str.strip, (stanzas + local).split("\n\n"))):
+                status.write(f"{stanza}\nStatus: install ok installed\n\n")
 
     def _local_stanza(self, package: LockedPackage) -> str:
         deb = self.directory.parent / "local" / f"{package.sha256}.deb"

@@ -37,7 +37,7 @@ _DPKG = ["dpkg", "--force-depends", "--force-confdef", "--force-confold", "--for
 
 
 def build_base(arguments: dict[str, Any], paths: dict[str, Path], report: Progress) -> None:
-    """Make the base layer: every package extracted, then unpacked and configured by its own dpkg."""
+    """Make the base layer: packages extracted, then unpacked and configured by their own dpkg."""
     root = _start(paths, [])
     with root as merged:
         _skeleton(merged)

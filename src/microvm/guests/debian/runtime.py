@@ -60,7 +60,10 @@ _AFTER_GREETING = (
     "systemd-networkd.service",
     "systemd-resolved.service",
 )
-"""Units that may come after the greeting: a prompt doesn't need them, jobs wait for what they need."""
+"""Units that may come after the greeting: a prompt doesn't need them, jobs wait for what they
+need."""
+
+_JOURNAL = "[Journal]\nForwardToConsole=no\nSystemMaxUse=64M\n"
 
 _NETWORK = """\
 [Match]
@@ -156,7 +159,7 @@ def _settings(name: str, microvm: MicroVM, description: str) -> dict[str, tuple[
         "/etc/microvm/mounts": "".join(_mounts(name, microvm)),
         "/etc/machine-id": "",
         "/etc/systemd/network/80-microvm.network": _NETWORK,
-        "/etc/systemd/journald.conf.d/microvm.conf": "[Journal]\nForwardToConsole=no\nSystemMaxUse=64M\n",
+        "/etc/systemd/journald.conf.d/microvm.conf": _JOURNAL,
         "/etc/systemd/system.conf.d/microvm.conf": "[Manager]\nDefaultTimeoutStopSec=10s\n",
     }
     for unit in _AFTER_GREETING:
@@ -170,7 +173,10 @@ def _network_links(microvm: MicroVM) -> dict[str, str]:
     """Start the network only where there is one."""
     wants = "/etc/systemd/system/sysinit.target.wants"
     if not microvm.interfaces:
-        masked = ("systemd-networkd.service", "systemd-networkd.socket", "systemd-resolved.service", "systemd-networkd-wait-online.service")  # fmt: skip
+        masked = (
+            "systemd-networkd.service", "systemd-networkd.socket", "systemd-resolved.service",
+            "systemd-networkd-wait-online.service",
+        )  # fmt: skip
         return {f"/etc/systemd/system/{unit}": "/dev/null" for unit in masked}
     return {
         f"{wants}/systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service",

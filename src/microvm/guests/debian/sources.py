@@ -9,7 +9,13 @@ from microvm.model.system import DebianSystem
 
 KEYRINGS = Path("/usr/share/keyrings")
 DEBIAN = {"bookworm": "12", "trixie": "13", "forky": "14", "sid": "unstable"}
-UBUNTU = {"jammy": "22.04", "noble": "24.04", "plucky": "25.04", "questing": "25.10", "resolute": "26.04"}  # fmt: skip
+UBUNTU = {
+    "jammy": "22.04",
+    "noble": "24.04",
+    "plucky": "25.04",
+    "questing": "25.10",
+    "resolute": "26.04",
+}
 
 _PRINT_SOURCES = 'cat "$1/etc/apt/sources.list"; exit 1'
 
@@ -109,10 +115,15 @@ def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     """Ask mmdebstrap what it would use: its own list, written out by a hook that then stops it."""
     program = process.require_program("mmdebstrap", "mmdebstrap")
     argv = [
-        str(program), "--mode=root", "--variant=custom", "--format=null",
+        str(program),
+        "--mode=root",
+        "--variant=custom",
+        "--format=null",
         f"--components={','.join(system.components)}",
-        f"--setup-hook={_PRINT_SOURCES}", system.release, "/dev/null",
-    ]  # fmt: skip
+        f"--setup-hook={_PRINT_SOURCES}",
+        system.release,
+        "/dev/null",
+    ]
     answer = process.run(argv, timeout_s=60, check=False, doing="ask mmdebstrap for its mirror")
     found = [
         Source(url, (suite,), tuple(components), signed_by)

@@ -1,0 +1,116 @@
+"""Fixtures that tests of every kind share: the command line as a process, a store, tools."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+SBIN = os.pathsep.join(("/usr/sbin", "/sbin"))
+
+
+class CommandLine:
+    """Runs `microvm` as a user does: as a process of its own."""
+
+    def __init__(self, store: Path, home: Path) -> None:
+        self.store = store
+        self.env: Mapping[str, str] = {
+            **os.environ,
+            "MICROVM_STORE": str(store),
+            "XDG_STATE_HOME": str(home / "state"),
+            "TERM": "dumb",
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).with_name("microvm")), *arguments]
+
+    def __call__(
+        self, *arguments: str, timeout: float = 300, cwd: Path | None = None, input: bytes = b""
+    ) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            self.command(*arguments),
+            env=self.env,
+            cwd=cwd,
+            input=input,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    def start(self, *arguments: str, **options: object) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            self.command(*arguments),
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
+
+
+@pytest.fixture(scope="session")
+def guest_store(tmp_path_factory) -> Path:
+    """A store that tests share: a base layer is built once."""
+    named = os.environ.get("MICROVM_TEST_STORE")
+    return Path(named) if named else tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def microvm_cli(guest_store, tmp_path_factory) -> CommandLine:
+    return CommandLine(guest_store, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def tool():
+    """Return a program's path, or skip with its name."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name, path=os.pathsep.join((os.environ["PATH"], SBIN)))
+        if found is None:
+            pytest.skip(f"{name} is not installed")
+        return found
+
+    return find
+
+
+@pytest.fixture
+def leftovers() -> Iterator[None]:
+    """Fail when a test leaves a VMM behind."""
+    before = _vmms()
+    yield
+    left = _vmms() - before
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, "a VMM was left running"
+
+
+def _vmms() -> set[int]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].startswith((b"microvm@", b"qemu-system")):
+            found.add(int(entry.parent.name))
+    return found
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """End with what was skipped and why, so that nobody takes it for tested."""
+    reasons: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons.setdefault(reason.removeprefix("Skipped: "), []).append(report.nodeid)
+    terminalreporter.section("what was skipped and why")
+    for reason, tests in sorted(reasons.items()):
+        terminalreporter.line(f"{reason}: {', '.join(sorted(set(tests)))}")
+    if not reasons:
+        terminalreporter.line("nothing")
