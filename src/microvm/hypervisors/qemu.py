@@ -135,7 +135,7 @@ class _Plan:
         runner, facts = self.runner, self.facts
         vm = runner.microvm
         self.modules = ["virtio_pci" if self.pci else "virtio_mmio", "overlay"]
-                self._machine()
+        self._machine()
         self._root()
         self._volumes()
         for index, share in enumerate(vm.shares):
@@ -149,10 +149,10 @@ class _Plan:
             disks=self.disks, job=f"port:{JOB_PORT}",
         )  # fmt: skip
         store = facts.store_dir
-        initrd = (
-            f"{facts.project_dir}/{vm.initrd_path}" if vm.initrd_path and not vm.initrd_path.startswith("/")
-            else vm.initrd_path or f"{store}/{runner.system.initrd}/initrd"
-        )  # fmt: skip
+        given = vm.initrd_path
+        initrd = f"{store}/{runner.system.initrd}/initrd"
+        if given:
+            initrd = given if given.startswith("/") else f"{facts.project_dir}/{given}"
         self.argv += [
             "-kernel", f"{store}/{runner.system.kernel}/vmlinuz",
             "-initrd", initrd,
