@@ -46,9 +46,7 @@ def parse(text: str) -> Reference:
         ):
             return Reference(text=text, directory=Path.cwd(), name=place)
         return Reference(text=text, directory=_directory(text, place))
-    if place == EXAMPLES and not Path(EXAMPLES).is_dir():
-        return _example(text, name)
-    if place == EXAMPLES and name and (examples_directory() / name).is_dir():
+    if place == EXAMPLES and not any((Path(EXAMPLES) / file).exists() for file in FILES):
         return _example(text, name)
     return Reference(text=text, directory=_directory(text, place or "."), name=name or None)
 
