@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,15 +103,11 @@ def run(
     check: bool = True,
     doing: str = "",
     pass_fds: Sequence[int] = (),
-    root: Path | None = None,
-    merge_output: bool = False,
 ) -> Completed:
     """Run a program to its end and return its output.
 
     Raises `HostError` when it can't be started, `DeadlineExceeded` when it takes longer than
     `timeout_s` (it is killed then), and with `check` `CommandFailed` for a status other than 0.
-    `root` is a directory to chroot(2) into first; then `env` is all the program sees.
-    `merge_output` sends standard error to standard output.
     """
     words = [os.fspath(word) for word in argv]
     what = doing or f"run {Path(words[0]).name}"
@@ -119,13 +116,11 @@ def run(
             words,
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if merge_output else subprocess.PIPE,
+            capture_output=True,
             timeout=timeout_s,
-            env=child_environment(env) if root is None else env,
+            env=child_environment(env),
             cwd=cwd,
             pass_fds=pass_fds,
-            preexec_fn=None if root is None else lambda: _enter(root),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -143,6 +138,50 @@ def run(
             returncode=done.returncode,
         )
     return Completed(done.stdout, done.stderr or b"", done.returncode)
+
+
+def run_in_root(
+    root: Path, argv: Argv, *, env: Mapping[str, str], timeout_s: float, doing: str
+) -> None:
+    """Run a program after chroot(2) into `root`; `env` is all that it sees.
+
+    Returns when the program itself ends, whatever it leaves running. Raises as `run` does, with
+    the last words of its output.
+    """
+    words = [os.fspath(word) for word in argv]
+    # A file, not a pipe: a daemon that it started would hold the pipe open.
+    with tempfile.TemporaryFile() as output:
+        try:
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=timeout_s,
+                env=env,
+                preexec_fn=lambda: _enter(root),
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DeadlineExceeded(
+                f"could not {doing}: no end within {timeout_s:g} s: {replayable(words)}"
+                f"{_tail(output)}"
+            ) from error
+        except OSError as error:
+            raise HostError(f"could not {doing}: {error.strerror}: {words[0]}") from error
+        if done.returncode != 0:
+            raise CommandFailed(
+                f"could not {doing}: {Path(words[0]).name} {ended(done.returncode)}: "
+                f"{replayable(words)}{_tail(output)}",
+                argv=words,
+                returncode=done.returncode,
+            )
+
+
+def _tail(output: IO[bytes]) -> str:
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - 65536))
+    return last_words(output.read())
 
 
 def pipe(first: Argv, second: Argv, *, timeout_s: float, doing: str) -> None:

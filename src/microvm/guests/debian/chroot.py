@@ -126,9 +126,6 @@ def _devices(directory: Path) -> None:
     (directory / "shm").mkdir(mode=0o1777)
 
 
-def run(root: Path, argv: Sequence[str], *, doing: str, timeout_s: float = 3600) -> bytes:
+def run(root: Path, argv: Sequence[str], *, doing: str, timeout_s: float = 3600) -> None:
     """Run a program of the guest in its root. Raises `CommandFailed` with its last words."""
-    done = process.run(
-        argv, root=root, env=ENVIRONMENT, timeout_s=timeout_s, merge_output=True, doing=doing
-    )
-    return done.stdout
+    process.run_in_root(root, argv, env=ENVIRONMENT, timeout_s=timeout_s, doing=doing)
