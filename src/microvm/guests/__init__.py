@@ -17,10 +17,15 @@ def resolve(
     store: Store,
     project_dir: Path,
     old: SystemLock | None,
+    neighbours: Sequence[SystemLock] = (),
     update: bool,
     progress: Progress,
 ) -> SystemLock:
-    """Return the lock of a MicroVM's system; `old` itself where it still fits and not `update`."""
+    """Return the lock of a MicroVM's system; `old` itself where it still fits and not `update`.
+
+    `neighbours` are locks of other guests of the project: what they were resolved from is used
+    again where it can be, so that guests share layers.
+    """
     from microvm.guests.debian import resolve as debian
 
     return debian.resolve(
@@ -30,6 +35,7 @@ def resolve(
         store=store,
         project_dir=project_dir,
         old=old,
+        neighbours=neighbours,
         update=update,
         progress=progress,
     )

@@ -206,8 +206,13 @@ class _Conversation:
 
 
 def _write_maps(pid: int, ids: IdRange) -> None:
-    """Map the worker's ids: root writes them, others through the setuid helpers of uidmap."""
-    if os.geteuid() == 0:
+    """Map the worker's ids: root writes them, others through the setuid helpers of uidmap.
+
+    One's own id alone may be mapped by anybody who gives up setgroups(2) (user_namespaces(7)).
+    """
+    if ids.count == 1:
+        Path(f"/proc/{pid}/setgroups").write_text("deny")
+    if os.geteuid() == 0 or ids.count == 1:
         Path(f"/proc/{pid}/uid_map").write_text(f"0 {ids.first_uid} {ids.count}\n")
         Path(f"/proc/{pid}/gid_map").write_text(f"0 {ids.first_gid} {ids.count}\n")
         return
@@ -276,15 +281,20 @@ def become_mapped(argv: list[str], ids: IdRange) -> NoReturn:
         _write_maps(parent, ids)
         os.write(done_write, b"g")
         os._exit(0)
-    linux.unshare(linux.CLONE_NEWUSER)
+    linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
     os.write(ready_write, b"g")
     os.close(done_write)
     mapped = os.read(done_read, 1)
     os.waitpid(writer, 0)
     if not mapped:
-        raise HostError("could not map the store's ids for virtiofsd")
-    os.setgroups([])
+        raise HostError("could not map the ids of a helper's user namespace")
+    if ids.count > 1:
+        os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     linux.die_with_parent()
+    # The C virtiofsd insists on a pid file below /run, where only the host's root may write.
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=0755")
+    Path("/run/virtiofsd").mkdir()
     process.become(argv)

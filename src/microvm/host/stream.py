@@ -1,13 +1,14 @@
 """A connection to a Unix socket that appears when its server is ready."""
 
 import os
+import shutil
 import socket
 import stat
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from microvm.errors import DeadlineExceeded, HostError
-from microvm.host.process import Deadline, Process, last_words
+from microvm.errors import HostError
 
 Connection = socket.socket
 """A connected, non-blocking socket."""
@@ -41,19 +42,28 @@ def remove_stale(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def wait_for_socket(path: Path, process: Process, name: str, deadline: Deadline, log: Path) -> None:
-    """Wait until a helper has made its socket. Raises `HostError` with its last words.
+@contextmanager
+def listening(path: Path, group: str | None) -> Iterator[int]:
+    """Yield the descriptor of a socket that listens at `path`; the path goes with the block.
 
-    A vhost-user server takes one connection only, so the path is looked at and not tried.
+    Raises `HostError`.
     """
-    while not path.exists():
-        status = process.wait(0.01)
-        if status is not None:
-            words = last_words(log.read_bytes() if log.exists() else b"")
-            raise HostError(f"{name} ended with status {status} before it was ready:{words}")
-        if deadline.expired:
-            raise DeadlineExceeded(f"{name} made no socket {path} in time")
-        time.sleep(0.005)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A path relative to its own directory: sun_path has room for 107 bytes only.
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+        path.chmod(0o660 if group else 0o600)
+        if group:
+            shutil.chown(path, group=group)
+        listener.listen(1)
+        yield listener.fileno()
+    except LookupError as error:
+        raise HostError(f"the host has no group {group} for {path.name}") from error
+    finally:
+        path.unlink(missing_ok=True)
+        listener.close()
+        os.close(directory)
 
 
 def relative_length_ok(path: str) -> bool:

@@ -128,13 +128,14 @@ class _Plan:
     facts: Facts
     argv: list[str] = field(default_factory=list)
     helpers: list[Helper] = field(default_factory=list)
-    modules: list[str] = field(default_factory=lambda: ["erofs", "overlay"])
+    modules: list[str] = field(default_factory=list)
     disks: int = 0
 
     def plan(self) -> LaunchPlan:
         runner, facts = self.runner, self.facts
         vm = runner.microvm
-        self.modules = ["virtio_pci" if self.pci else "virtio_mmio", "overlay"]
+        # libcrc32c asks the crypto layer for crc32c while it loads; modules.dep does not say so.
+        self.modules = ["virtio_pci" if self.pci else "virtio_mmio", "crc32c_generic", "overlay"]
         self._machine()
         self._root()
         self._volumes()
@@ -331,11 +332,18 @@ class _Plan:
     def _virtiofs(self, tag: str, source: str, share: Share, *, mapped: bool) -> None:
         socket = share.socket or f"virtiofs-{tag}.sock"
         options = self.runner.microvm.virtiofsd
-        argv = virtiofsd(
-            self.facts.programs["virtiofsd"], share, source, socket, options, mapped=mapped
-        )
+        argv = virtiofsd(self.facts.programs["virtiofsd"], share, source, options, mapped=mapped)
+        ids = "store" if mapped else ""
+        if not mapped and not self.facts.root and self.facts.programs["virtiofsd"].flavour == "c":
+            ids = "own"  # the C implementation wants to be root of something
         self.helpers.append(
-            Helper(name=f"virtiofsd-{tag}", argv=argv, socket=socket, mapped=mapped)
+            Helper(
+                name=f"virtiofsd-{tag}",
+                argv=argv,
+                socket=socket,
+                ids=ids,
+                socket_group=options.group,
+            )
         )
         self.argv += ["-chardev", f"socket,id=fs-{tag},path={_escape(socket)}"]
         self.device("vhost-user-fs", f"chardev=fs-{tag},tag={tag}")

@@ -15,24 +15,24 @@ def virtiofsd(
     program: Program,
     share: Share,
     source: str,
-    socket: str,
     options: VirtiofsdOptions,
     *,
     mapped: bool,
 ) -> tuple[str, ...]:
-    """Return the argv that serves `source`; `mapped`: it runs in a namespace made for it."""
+    """Return the argv that serves `source`, less the listening socket that it inherits.
+
+    `mapped`: it runs in a namespace made for it.
+    """
     words = (
-        _rust(share, source, socket, options, mapped)
+        _rust(share, source, options, mapped)
         if program.flavour == "rust"
-        else _c(share, source, socket, options, mapped)
+        else _c(share, source, options, mapped)
     )
     return (program.path, *words, *options.extra_args, *share.extra_args)
 
 
-def _rust(
-    share: Share, source: str, socket: str, options: VirtiofsdOptions, mapped: bool
-) -> list[str]:
-    argv = [f"--socket-path={socket}", f"--shared-dir={source}", f"--cache={share.cache}"]
+def _rust(share: Share, source: str, options: VirtiofsdOptions, mapped: bool) -> list[str]:
+    argv = [f"--shared-dir={source}", f"--cache={share.cache}"]
     argv.append(f"--sandbox={'none' if mapped else 'namespace'}")
     if share.read_only:
         argv.append("--readonly")
@@ -40,8 +40,6 @@ def _rust(
         argv.append(f"--inode-file-handles={options.inode_file_handles}")
     if options.thread_pool_size is not None:
         argv.append(f"--thread-pool-size={options.thread_pool_size}")
-    if options.group:
-        argv.append(f"--socket-group={options.group}")
     if share.posix_acl:
         argv += ["--posix-acl", "--xattr"]
     argv += [f"--translate-uid={entry}" for entry in share.uid_map]
@@ -49,9 +47,7 @@ def _rust(
     return argv
 
 
-def _c(
-    share: Share, source: str, socket: str, options: VirtiofsdOptions, mapped: bool
-) -> list[str]:
+def _c(share: Share, source: str, options: VirtiofsdOptions, mapped: bool) -> list[str]:
     cache = {"never": "none", "metadata": "auto"}.get(share.cache, share.cache)
     settings = [
         f"source={source}",
@@ -60,9 +56,7 @@ def _c(
     ]
     if share.posix_acl:
         settings += ["xattr", "posix_acl"]
-    argv = [f"--socket-path={socket}", "-f", "-o", ",".join(settings)]
+    argv = ["-f", "-o", ",".join(settings)]
     if options.thread_pool_size is not None:
         argv.append(f"--thread-pool-size={options.thread_pool_size}")
-    if options.group:
-        argv.append(f"--socket-group={options.group}")
     return argv

@@ -1,6 +1,6 @@
-"""Run virtiofsd in a user namespace with the store's id map, so that guests see their own owners.
+"""Run virtiofsd as root of a user namespace, so that guests see their own owners.
 
-Called as `main([program, argument...])` by `launch.starting`.
+Called as `main([ids, program, argument...])` by `launch.starting`.
 """
 
 import os
@@ -12,12 +12,18 @@ from microvm.host import namespace
 
 
 def main(argv: list[str]) -> None:
-    """Become the program inside a mapped namespace; the store is found from the path it serves."""
-    served = next(word for word in argv if "-shared-dir=" in word or "source=" in word)
-    source = served.partition("-shared-dir=")[2] or served.partition("source=")[2].partition(",")[0]
-    store = Path(source).parent.parent
+    """Become the program inside the namespace; the store is found from the path it serves."""
+    ids, *command = argv
     try:
-        namespace.become_mapped(argv, namespace.id_range(store))
+        namespace.become_mapped(command, _range(ids, command))
     except (MicroVMError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         os._exit(1)
+
+
+def _range(ids: str, command: list[str]) -> namespace.IdRange:
+    if ids == "own":
+        return namespace.IdRange(os.geteuid(), os.getegid(), 1)
+    served = next(word for word in command if "--shared-dir=" in word or "source=" in word)
+    path = served.partition("-dir=")[2] or served.partition("source=")[2].partition(",")[0]
+    return namespace.id_range(Path(path).parent.parent)

@@ -70,6 +70,7 @@ def gather(
         store_dir=str(store_dir),
         machine_id=identity,
         positions=_positions(runner, state_dir),
+        root=os.geteuid() == 0,
         job=job,
         terminal=terminal,
     )

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from microvm.errors import HostError, StateError
 from microvm.host import files, network, process, stream, volumes
-from microvm.host.process import Deadline, Process
+from microvm.host.process import Process
 from microvm.model.plan import Helper, LaunchPlan
 
-HELPER_TIMEOUT_S = 20.0
 LOCK = "lock"
 VMM_LOG = "vmm.log"
 
@@ -54,7 +53,7 @@ def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]
 
 @contextmanager
 def helpers(plan: LaunchPlan, state_dir: Path) -> Iterator[None]:
-    """Make taps and start helpers; wait until each serves; end and remove them afterwards."""
+    """Make taps and start helpers; end and remove them afterwards."""
     with ExitStack() as stack:
         for tap in plan.taps:
             network.tap_up(tap, os.geteuid())
@@ -62,18 +61,16 @@ def helpers(plan: LaunchPlan, state_dir: Path) -> Iterator[None]:
         for helper in plan.helpers:
             log = state_dir / f"{helper.name}.log"
             log.unlink(missing_ok=True)
-            stack.callback((state_dir / helper.socket).unlink, missing_ok=True)
-            running = stack.enter_context(
-                process.spawn(_argv(helper, state_dir), log=log, cwd=state_dir)
-            )
             socket = state_dir / helper.socket
-            stream.wait_for_socket(socket, running, helper.name, Deadline(HELPER_TIMEOUT_S), log)
+            listener = stack.enter_context(stream.listening(socket, helper.socket_group))
+            argv = (*_argv(helper), f"--fd={listener}")
+            stack.enter_context(process.spawn(argv, log=log, cwd=state_dir, pass_fds=(listener,)))
         yield
 
 
-def _argv(helper: Helper, state_dir: Path) -> tuple[str, ...]:
+def _argv(helper: Helper) -> tuple[str, ...]:
     """Return what to run; trees of guests are served from a namespace with the store's id map."""
-    if not helper.mapped:
+    if not helper.ids:
         return helper.argv
     code = (
         "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); "
@@ -81,7 +78,7 @@ def _argv(helper: Helper, state_dir: Path) -> tuple[str, ...]:
     )
     import json
 
-    return (sys.executable, "-I", "-c", code, json.dumps(sys.path), *helper.argv)
+    return (sys.executable, "-I", "-c", code, json.dumps(sys.path), helper.ids, *helper.argv)
 
 
 @contextmanager

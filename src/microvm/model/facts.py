@@ -39,6 +39,8 @@ class Facts:
     """32 hexadecimal digits that name this machine."""
     positions: Mapping[int, str] = field(default_factory=dict)
     """File system of each volume, by its index, that was not made here: found by position."""
+    root: bool = False
+    """Whether we are root on the host."""
     job: bool = False
     """Run a job instead of a login."""
     terminal: tuple[int, int, str] | None = None

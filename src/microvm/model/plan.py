@@ -12,9 +12,13 @@ class Helper:
     name: str
     argv: tuple[str, ...]
     socket: str
-    """Socket, relative to the state directory, that is there once the helper serves."""
-    mapped: bool = False
-    """Run it in a user namespace with the store's id map: it serves trees of guests."""
+    """Socket, relative to the state directory, made for it: it inherits the listening end as
+    `--fd=NUMBER`, so nobody waits for it and it needs no right to the directory."""
+    socket_group: str | None = None
+    """Group that may connect too."""
+    ids: str = ""
+    """Run it as root of a user namespace: `store` with the store's id map, for trees of guests;
+    `own` with nothing but the invoking user; empty: as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,6 +126,10 @@ def _devices(directory: Path) -> None:
     (directory / "shm").mkdir(mode=0o1777)
 
 
-def run(root: Path, argv: Sequence[str], *, doing: str, timeout_s: float = 3600) -> None:
-    """Run a program of the guest in its root. Raises `CommandFailed` with its last words."""
-    process.run_in_root(root, argv, env=ENVIRONMENT, timeout_s=timeout_s, doing=doing)
+def run(root: Path, argv: Sequence[str], *, date: int, doing: str, timeout_s: float = 3600) -> None:
+    """Run a program of the guest in its root. Raises `CommandFailed` with its last words.
+
+    `date` (Unix time) is what account tools write down as the day of a change.
+    """
+    env = {**ENVIRONMENT, "SOURCE_DATE_EPOCH": str(date)}
+    process.run_in_root(root, argv, env=env, timeout_s=timeout_s, doing=doing)

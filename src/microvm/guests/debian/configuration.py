@@ -292,7 +292,7 @@ def _member(
         target.chmod(member.mode)
 
 
-def make_locale(root: Path, locale: str) -> None:
+def make_locale(root: Path, locale: str, date: int) -> None:
     """Compile the locale with the guest's own tools."""
     if not locale:
         return
@@ -300,4 +300,4 @@ def make_locale(root: Path, locale: str) -> None:
     language, _, charset = plain.partition(".")
     source = f"{language}@{modifier}" if modifier else language
     argv = ["localedef", "-i", source, "-f", charset or "UTF-8", locale]
-    chroot.run(root, argv, doing=f"compile the locale {locale}")
+    chroot.run(root, argv, date=date, doing=f"compile the locale {locale}")

@@ -4,8 +4,9 @@ Their paths: `store` (read-only, the whole store), `out` (the tree's item), `ima
 item), `sourceN` (declared files). Each task ends with packed, finished layers or raises.
 """
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,6 +33,9 @@ _FEATURES = (
 )  # fmt: skip
 """What launching asks of a kernel, and the module that has it."""
 
+_NAME = re.compile(r"(?:^|[,|])\s*([a-z0-9][a-z0-9+.-]+)")
+"""A package's name in a relation field (deb-control(5))."""
+
 _MERGED = ("bin", "sbin", "lib", "lib64")
 _DPKG = ["dpkg", "--force-depends", "--force-confdef", "--force-confold", "--force-unsafe-io"]
 
@@ -44,7 +48,7 @@ def build_base(arguments: dict[str, Any], paths: dict[str, Path], report: Progre
         debs = _packages(arguments, paths)
         report(Event(step="base layer", detail=f"extract {len(debs)} packages"))
         _extract(debs, merged)
-        _install(merged, paths, debs, report, "base layer")
+        _install(merged, [debs], arguments, report)
     _finish(arguments, paths, [])
 
 
@@ -53,7 +57,7 @@ def build_packages(arguments: dict[str, Any], paths: dict[str, Path], report: Pr
     lowers = _lowers(arguments, paths)
     with _start(paths, lowers) as merged:
         debs = _packages(arguments, paths)
-        _install(merged, paths, debs, report, arguments["step"])
+        _install(merged, _waves(debs), arguments, report)
     _finish(arguments, paths, lowers)
 
 
@@ -62,25 +66,28 @@ def build_configuration(
 ) -> None:
     """Make the configuration layer: accounts, files, units, and the declared commands' results."""
     lowers = _lowers(arguments, paths)
-    contents = arguments["contents"]
+    contents, date = arguments["contents"], arguments["date"]
     with _start(paths, lowers) as merged:
         configuration.write(merged, contents, paths)
         if contents["systemctl"] or arguments["run"] or contents["locale"]:
             with chroot.furnished(merged):
                 for verb, unit in contents["systemctl"]:
-                    chroot.run(merged, ["systemctl", verb, unit], doing=f"{verb} the unit {unit}")
-                configuration.make_locale(merged, contents["locale"])
-                _run_commands(merged, arguments["run"], contents["network"], report)
+                    doing = f"{verb} the unit {unit}"
+                    chroot.run(merged, ["systemctl", verb, unit], date=date, doing=doing)
+                configuration.make_locale(merged, contents["locale"], date)
+                _run_commands(merged, arguments, report)
     _finish(arguments, paths, lowers, keep=[*contents["declared"]])
 
 
-def _run_commands(root: Path, commands: Sequence[str], network: bool, report: Progress) -> None:
-    with chroot.resolving(root) if network else nullcontext():
+def _run_commands(root: Path, arguments: dict[str, Any], report: Progress) -> None:
+    commands = arguments["run"]
+    with chroot.resolving(root) if arguments["contents"]["network"] else nullcontext():
         for number, command in enumerate(commands):
             report(Event(step="run commands", detail=command, done=number, total=len(commands)))
             chroot.run(
                 root,
                 ["sh", "-ec", command],
+                date=arguments["date"],
                 doing=f"build the guest: system.run.{number} (`{command}`) failed",
             )
 
@@ -206,30 +213,61 @@ def _extract(debs: Sequence[Path], root: Path) -> None:
 
 
 def _install(
-    root: Path, paths: dict[str, Path], debs: Sequence[Path], report: Progress, step: str
+    root: Path, waves: Sequence[Sequence[Path]], arguments: dict[str, Any], report: Progress
 ) -> None:
-    """Let the guest's dpkg unpack and configure packages; services don't start."""
+    """Let the guest's dpkg unpack and configure packages, wave by wave; services don't start."""
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
+    date, step = arguments["date"], arguments["step"]
     with chroot.furnished(root):
         archives = root / "tmp/archives"
         archives.mkdir()
-        for deb in debs:
-            (archives / deb.name).symlink_to(deb)
-        names = _hand_over(debs, archives)
-        report(Event(step=step, detail=f"unpack {len(debs)} packages"))
-        chroot.run(root, [*_DPKG, "--unpack", *names], doing="unpack packages")
-        report(Event(step=step, detail="configure packages"))
-        chroot.run(root, [*_DPKG, "--configure", "-a"], doing="configure packages")
+        for debs in filter(None, waves):
+            names = _hand_over(debs, archives)
+            report(Event(step=step, detail=f"unpack {len(debs)} packages"))
+            chroot.run(root, [*_DPKG, "--unpack", *names], date=date, doing="unpack packages")
+            report(Event(step=step, detail="configure packages"))
+            chroot.run(root, [*_DPKG, "--configure", "-a"], date=date, doing="configure packages")
     policy.unlink()
+
+
+def _waves(debs: Sequence[Path]) -> list[list[Path]]:
+    """Split packages into those that others' preinst scripts rely on, and the rest."""
+
+    def control(deb: Path) -> dict[str, str]:
+        argv = ["dpkg-deb", "-f", str(deb), "Package", "Pre-Depends", "Depends"]
+        shown = process.run(argv, timeout_s=60, doing=f"read {deb.name}").stdout.decode()
+        return dict(line.split(": ", 1) for line in shown.splitlines() if ": " in line)
+
+    with ThreadPoolExecutor(4) as pool:
+        controls = dict(zip(debs, pool.map(control, debs), strict=True))
+    first = needed_first({fields["Package"]: fields for fields in controls.values()})
+    early = [deb for deb in debs if controls[deb]["Package"] in first]
+    return [early, [deb for deb in debs if deb not in early]]
+
+
+def needed_first(packages: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """Return the packages that others of a set pre-depend on, with all they depend on in it."""
+
+    def named(*relations: str) -> set[str]:
+        return {name for text in relations for name in _NAME.findall(text)} & packages.keys()
+
+    found: set[str] = set()
+    queue = [name for fields in packages.values() for name in named(fields.get("Pre-Depends", ""))]
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            fields = packages[name]
+            queue += named(fields.get("Pre-Depends", ""), fields.get("Depends", ""))
+    return found
 
 
 def _hand_over(debs: Sequence[Path], archives: Path) -> list[str]:
     """Make the packages visible in the chroot: a read-only bind of the directory that has them."""
     from microvm.host import linux
 
-    for link in archives.iterdir():
-        link.unlink()
-    linux.mount(debs[0].parent, archives, None, linux.MS_BIND)
+    if not any(archives.iterdir()):
+        linux.mount(debs[0].parent, archives, None, linux.MS_BIND)
     return [f"/tmp/archives/{deb.name}" for deb in debs]  # noqa: S108

@@ -11,6 +11,7 @@ from microvm.errors import HostError, MicroVMError
 from microvm.guests.debian import runtime
 from microvm.guests.debian.apt import Apt
 from microvm.guests.debian.configuration import guest_key
+from microvm.guests.debian.lists import Lists
 from microvm.guests.debian.sources import KEYRINGS, Source, distribution, sources
 from microvm.host import files, process
 from microvm.model.codec import to_plain
@@ -75,11 +76,14 @@ def resolve(
     store: Store,
     project_dir: Path,
     old: SystemLock | None,
+    neighbours: Sequence[SystemLock] = (),
     update: bool,
     progress: Progress,
 ) -> SystemLock:
     """Return the lock of a system: `old` itself where it still answers what is declared.
 
+    Where words were added, the mirrors' state of `old`, or else of a neighbour's lock, answers
+    them while its package lists are kept: so guests of a project share their base.
     Raises `MicroVMError` for an unknown release or package, a mirror that does not answer, a bad
     signature; the message holds apt's words.
     """
@@ -89,16 +93,17 @@ def resolve(
     arch = architecture()
     found = sources(microvm.system, project_dir)
     text = "\n".join(source.paragraph() for source in found)
-    lists = store.lists / item_name("lists", [text, arch])
-    with (
-        store.temporary("resolve") as directory,
-        files.lock(store.lists / f"{lists.name}.lock"),
-    ):
-        apt = Apt.prepare(directory / "apt", lists, found, arch)
-        # Words were added to a lock: stay at its state of the mirrors where that is still known.
-        if update or old is None or apt.states() != old.mirrors:
-            progress(Event(step="package lists", detail=f"{name}: {microvm.system.release}"))
+    lists = Lists(store.lists / item_name("lists", [text, arch]))
+    known = [lock.mirrors for lock in (old, *neighbours) if lock is not None]
+    with store.temporary("resolve") as directory, lists.held():
+        kept = None if update else lists.find(known)
+        apt = Apt.prepare(directory / "apt", kept or lists.current, found, arch)
+        if kept is None:
+            why = "; those of the lock are not kept any more" if old and not update else ""
+            release = microvm.system.release
+            progress(Event(step="package lists", detail=f"{name}: fetch those of {release}{why}"))
             apt.update()
+            lists.keep(apt.states())
         progress(Event(step="resolve packages", detail=name))
         layers = _layers(microvm, apt, directory, shared_packages, project_dir, store)
         return SystemLock(

@@ -1,0 +1,53 @@
+"""Package lists of one set of sources, kept for the states of the mirrors that locks speak of."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from microvm.host import files
+from microvm.store import item_name
+
+KEPT = 3
+"""How many states are kept: each is some 60 MB."""
+
+
+class Lists:
+    """The directory in which apt fetches lists, and beside it the states that it had."""
+
+    def __init__(self, current: Path) -> None:
+        self.current = current
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes away; waits for them."""
+        with files.lock(self.current.with_suffix(".lock")):
+            yield
+
+    def find(self, known: Sequence[Mapping[str, str]]) -> Path | None:
+        """Return the lists of the first of these states of the mirrors that is kept."""
+        for states in known:
+            path = self._path(states)
+            if path.is_dir():
+                os.utime(path)
+                return path
+        return None
+
+    def keep(self, states: Mapping[str, str]) -> None:
+        """Keep the current lists under their state; forget the states not used for longest."""
+        target = self._path(states)
+        if not target.is_dir():
+            fresh = target.with_suffix(".new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            # Links: apt replaces lists and never writes into one.
+            shutil.copytree(self.current, fresh, copy_function=os.link)
+            fresh.rename(target)
+        os.utime(target)
+        states_kept = self.current.parent.glob(f"{self.current.name}-state-*")
+        for path in sorted(states_kept, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            shutil.rmtree(path)
+
+    def _path(self, states: Mapping[str, str]) -> Path:
+        digest = item_name("state", dict(states)).partition("-")[0]
+        return self.current.with_name(f"{self.current.name}-state-{digest}")
