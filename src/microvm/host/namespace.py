@@ -265,13 +265,37 @@ def check_support() -> str | None:
     return None
 
 
-def become_mapped(argv: list[str], ids: IdRange) -> NoReturn:
-    """Replace this process by a program that is uid 0 of a user namespace with the map `ids`.
+def become_mapped(argv: list[str], ids: IdRange | None, *, read_only: str | None) -> NoReturn:
+    """Replace this process by a program in mount and user namespaces of its own.
 
-    It keeps the mount and network namespaces, so that its sockets are seen by all. Raises
-    `OSError`,
+    It is uid 0 there with the map `ids`; without one only its mounts are its own. It can't change
+    what is below `read_only`. Its sockets outside /run are seen by all. Raises `OSError`,
     `HostError`.
     """
+    frozen = Path(read_only) if read_only else None
+    if ids is None:
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        if frozen:
+            linux.attach_tree(linux.clone_tree(frozen), frozen, read_only=True)
+        process.become(argv)
+    _unshare_mapped(ids)
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    if frozen:
+        linux.attach_tree(linux.clone_tree(frozen), frozen, read_only=True)
+    if ids.count > 1:
+        os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    linux.die_with_parent()
+    # The C virtiofsd insists on a directory below /run, where only the host's root may write.
+    linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=0755")
+    Path("/run/virtiofsd").mkdir()
+    process.become(argv)
+
+
+def _unshare_mapped(ids: IdRange) -> None:
+    """Enter new namespaces; a child that stays outside writes their maps."""
     ready_read, ready_write = os.pipe()
     done_read, done_write = os.pipe()
     parent = os.getpid()
@@ -288,13 +312,3 @@ def become_mapped(argv: list[str], ids: IdRange) -> NoReturn:
     os.waitpid(writer, 0)
     if not mapped:
         raise HostError("could not map the ids of a helper's user namespace")
-    if ids.count > 1:
-        os.setgroups([])
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    linux.die_with_parent()
-    # The C virtiofsd insists on a pid file below /run, where only the host's root may write.
-    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=0755")
-    Path("/run/virtiofsd").mkdir()
-    process.become(argv)

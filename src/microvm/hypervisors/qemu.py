@@ -336,6 +336,9 @@ class _Plan:
         ids = "store" if mapped else ""
         if not mapped and not self.facts.root and self.facts.programs["virtiofsd"].flavour == "c":
             ids = "own"  # the C implementation wants to be root of something
+        frozen = None
+        if share.read_only and self.facts.programs["virtiofsd"].flavour == "c":
+            ids, frozen = ids or "host", source  # it has no option for that
         self.helpers.append(
             Helper(
                 name=f"virtiofsd-{tag}",
@@ -343,6 +346,7 @@ class _Plan:
                 socket=socket,
                 ids=ids,
                 socket_group=options.group,
+                read_only=frozen,
             )
         )
         self.argv += ["-chardev", f"socket,id=fs-{tag},path={_escape(socket)}"]

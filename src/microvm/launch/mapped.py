@@ -1,6 +1,6 @@
 """Run virtiofsd as root of a user namespace, so that guests see their own owners.
 
-Called as `main([ids, program, argument...])` by `launch.starting`.
+Called as `main([ids, read-only directory, program, argument...])` by `launch.starting`.
 """
 
 import os
@@ -13,15 +13,17 @@ from microvm.host import namespace
 
 def main(argv: list[str]) -> None:
     """Become the program inside the namespace; the store is found from the path it serves."""
-    ids, *command = argv
+    ids, read_only, *command = argv
     try:
-        namespace.become_mapped(command, _range(ids, command))
+        namespace.become_mapped(command, _range(ids, command), read_only=read_only or None)
     except (MicroVMError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         os._exit(1)
 
 
-def _range(ids: str, command: list[str]) -> namespace.IdRange:
+def _range(ids: str, command: list[str]) -> namespace.IdRange | None:
+    if ids == "host":
+        return None
     if ids == "own":
         return namespace.IdRange(os.geteuid(), os.getegid(), 1)
     served = next(word for word in command if "--shared-dir=" in word or "source=" in word)

@@ -78,7 +78,16 @@ def _argv(helper: Helper) -> tuple[str, ...]:
     )
     import json
 
-    return (sys.executable, "-I", "-c", code, json.dumps(sys.path), helper.ids, *helper.argv)
+    return (
+        sys.executable,
+        "-I",
+        "-c",
+        code,
+        json.dumps(sys.path),
+        helper.ids,
+        helper.read_only or "",
+        *helper.argv,
+    )
 
 
 @contextmanager

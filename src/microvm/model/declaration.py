@@ -128,8 +128,6 @@ class MicroVM:
     """Register the running machine with systemd-machined."""
     credential_files: dict[CredentialName, HostPath] = field(default_factory=dict)
     """Host files handed to the guest as systemd credentials, by credential name."""
-    autostart: bool = True
-    """Start with the host once it is installed there."""
     qemu: QemuOptions = field(default_factory=QemuOptions)
     """Options of qemu."""
     cloud_hypervisor: CloudHypervisorOptions = field(default_factory=CloudHypervisorOptions)

@@ -221,7 +221,7 @@ class Vsock:
     cid: Annotated[int, Ge(3), Le(0xFFFFFFFE)] | None = None
     """Context id of the guest; unset: no vsock. 0 to 2 are reserved (vsock(7))."""
     ssh: VsockSsh = field(default_factory=VsockSsh)
-    """ssh over vsock."""
+    """Whether sshd is reached that way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,9 @@ class Helper:
     """Group that may connect too."""
     ids: str = ""
     """Run it as root of a user namespace: `store` with the store's id map, for trees of guests;
-    `own` with nothing but the invoking user; empty: as it is."""
+    `own` with nothing but the invoking user, `host` without another map; empty: as it is."""
+    read_only: str | None = None
+    """Directory that it must not be able to change, made read-only in its mount namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,11 +96,12 @@ def _shares(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             share.gid_map,
             share.extra_args,
             share.posix_acl,
+            share.cache != "auto",
         )
         if share.proto == "9p" and any(only_virtiofs):
             yield Problem(
                 where=f"{key}.proto",
-                message="socket, uid_map, gid_map, posix_acl and extra_args are virtiofs options",
+                message="socket, cache, uid_map, gid_map, posix_acl, extra_args are for virtiofs",
             )
         if share.proto == "virtiofs" and share.security_model != "none":
             yield Problem(where=f"{key}.security_model", message="it is a 9p option")
@@ -113,6 +114,8 @@ def _interfaces(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             yield Problem(where=f"{key}.bridge", message="it is needed for type bridge")
         if interface.type in ("user", "macvtap") and interface.bridge is not None:
             yield Problem(where=f"{key}.bridge", message=f"type {interface.type} joins no bridge")
+        if interface.tap.vhost and interface.type != "tap":
+            yield Problem(where=f"{key}.tap.vhost", message="it goes only with type tap")
         if (interface.type == "macvtap") != (interface.macvtap is not None):
             said = "is needed for" if interface.type == "macvtap" else "goes only with"
             yield Problem(where=f"{key}.macvtap", message=f"it {said} type macvtap")

@@ -1,0 +1,170 @@
+"""An option is honoured or refused, never ignored: every one of the model is tried."""
+
+import typing
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from microvm.guests.debian import configuration, resolve
+from microvm.hypervisors import hypervisor
+from microvm.hypervisors.qemu import PROGRAM
+from microvm.model.declaration import HypervisorKind, MicroVM
+from microvm.model.devices import (
+    Device,
+    Endpoint,
+    ForwardPort,
+    Interface,
+    MacvtapOptions,
+    PcieRootPort,
+    Share,
+    Volume,
+)  # fmt: skip
+from microvm.model.facts import Accelerator, Facts, Program
+from microvm.model.guest import GuestSystem, Layer, LockedLayer, SystemLock
+from microvm.model.runner import Runner
+from microvm.model.system import DebianSystem, File, Repository, Unit, User
+from microvm.projects import rules
+
+FULL = MicroVM(
+    system=DebianSystem(
+        users={"bob": User()}, files={"/a": File(text="a")}, units={"a.service": Unit(text="a")},
+        repositories=(Repository(url="http://localhost/r"),),
+    ),
+    balloon=True,
+    volumes=(Volume(image="v.img", size=1, mount_point="/v"),),
+    shares=(
+        Share(tag="s", source=".", mount_point="/s"),
+        Share(tag="n", source=".", mount_point="/n", proto="9p"),
+    ),
+    interfaces=(Interface(type="user", id="n0"), Interface(type="tap", id="t0")),
+    forward_ports=(ForwardPort(host=Endpoint(port=1), guest=Endpoint(port=2)),),
+)  # fmt: skip
+
+SAMPLES = {
+    "accel": "tcg", "cpu": "Haswell", "machine_id": "0" * 32, "hypervisor": "crosvm",
+    "socket": "x.sock", "user": "nobody", "initrd_path": "x/initrd", "devices": (Device(bus="pci", path="0000:00:01.0"),),
+    "kernel_params": ("x",), "credential_files": {"a": "/etc/hostname"}, "store_disk_type": "squashfs",
+    "store_proto": "9p", "store_disk_erofs_flags": ("-zlz4hc",), "store_disk_squashfs_flags": ("-comp", "gzip"),
+    "machine_opts": {"hpet": "off"}, "machine": "microvm", "pcie_root_ports": (PcieRootPort(id="p"),),
+    "extra_args": ("-x",), "program": "/bin/true", "mac": "02:00:00:00:00:09", "bridge": "br0",
+    "macvtap": MacvtapOptions(link="eth0"), "fs_type": "xfs", "image_type": "qcow2", "serial": "S", "label": "L",
+    "mkfs_extra_args": ("-v",), "mount_point": "/other", "size": 77, "security_model": "mapped", "cache": "always",
+    "uid_map": ("map:1:0:1",), "gid_map": ("map:1:0:1",), "dax_window_size": 9, "proto": "9p", "source": "/etc",
+    "tag": "other", "type": "tap", "id": "zz", "address": "127.0.0.2", "port": 99, "origin": "guest", "group": "kvm",
+    "inode_file_handles": "never", "thread_pool_size": 3, "cid": 9, "release": "bookworm", "mirror": "http://localhost/m",
+    "security_mirror": "http://localhost/s", "components": ("main", "contrib"), "packages": ("less",), "kernel": "cloud",
+    "hostname": "other", "timezone": "Europe/Berlin", "locale": "de_DE.UTF-8", "autologin": "", "workdir": "/w",
+    "ssh_authorized_keys": ("ssh-ed25519 AAAA k",), "run": ("true",), "uid": 4000, "groups": ("adm",), "shell": "/bin/sh",
+    "home": "/h", "password_hash": "", "text": "other", "mode": "0600", "owner": "1:1", "enable": True, "dropin": "[Unit]\n",
+    "url": "http://localhost/q", "suite": "s", "key": "k", "image": "w.img", "users": {"eve": User()},
+    "files": {"/b": File(text="b")}, "units": {"b.service": Unit(text="b")}, "repositories": (),
+    "volumes": (), "shares": (), "interfaces": (Interface(type="user", id="q"),), "forward_ports": (),
+}  # fmt: skip
+
+OTHERS = ("cloud_hypervisor", "firecracker", "crosvm", "kvmtool")
+"""Options of hypervisors that a declaration is not run on say nothing about this one."""
+
+NEEDS = {
+    "graphics.backend": "graphics.enable", "graphics.socket": "graphics.enable",
+    "graphics.vulkan": "graphics.enable", "graphics.hostmem": "graphics.enable",
+    "store_proto": "store_on_disk",
+}  # fmt: skip
+"""Options that mean something only together with another one."""
+
+
+def leaves(value, path=()):
+    """Yield the path of every option below a dataclass, into the first items of collections."""
+    for f in fields(value):
+        here, inner = (*path, f.name), getattr(value, f.name)
+        if (path == () and f.name in OTHERS) or here == ("system", "type"):
+            continue
+        yield here
+        if is_dataclass(inner):
+            yield from leaves(inner, here)
+        elif isinstance(inner, tuple):
+            for index, item in enumerate(inner):
+                if is_dataclass(item):
+                    yield from leaves(item, (*here, index))
+        elif isinstance(inner, dict):
+            for key, item in inner.items():
+                if is_dataclass(item):
+                    yield from leaves(item, (*here, key))
+
+
+def changed(value, path, new):
+    first, *rest = path
+    if isinstance(value, tuple):
+        return tuple(
+            changed(item, rest, new) if i == first else item for i, item in enumerate(value)
+        )
+    if isinstance(value, dict):
+        return {k: changed(item, rest, new) if k == first else item for k, item in value.items()}
+    inner = new(getattr(value, first)) if not rest else changed(getattr(value, first), rest, new)
+    return replace(value, **{first: inner})
+
+
+def sample(name):
+    def new(old):
+        if isinstance(old, bool):
+            return not old
+        if isinstance(old, int) and name not in SAMPLES:
+            return old + 64
+        return SAMPLES.get(name, not old if old is None else old)
+
+    return new
+
+
+def outcome(vm, tmp_path):
+    """Everything that a declaration leads to, as plain data; problems alone when it is refused."""
+    problems = [*hypervisor(vm.hypervisor).check(vm), *rules.check_all({"vm": vm}, Path("/nosuch"))]
+    if problems:
+        return ("refused", tuple(sorted(p.where for p in problems)))
+    layer = Layer(name="base", tree="t", image="i", kind=vm.store_disk_type, uuid="u")
+    system = GuestSystem(
+        name="s", source="debian", description="d", architecture="x86_64", kernel="k",
+        kernel_release="1", initrd="k", features=(), layers=(layer,), kernel_params=(),
+    )  # fmt: skip
+    facts = Facts(
+        accelerator=Accelerator(kind=vm.accel or "kvm", reason=""),
+        programs={
+            PROGRAM: Program(path=vm.qemu.program or "/usr/bin/qemu", version=(10, 0)),
+            "virtiofsd": Program(path=vm.virtiofsd.program or "/v", version=(1,), flavour="rust"),
+        },
+        state_dir="/s", project_dir="/p", store_dir="/st", machine_id=vm.machine_id or "1" * 32,
+    )  # fmt: skip
+    plan = hypervisor(vm.hypervisor).plan(
+        Runner(schema=1, name="vm", microvm=vm, system=system), facts
+    )
+    lock = SystemLock(
+        request="", date=0, mirrors={}, sources="", kernel_release="",
+        layers=(LockedLayer(name="kernel", packages=()),),
+    )  # fmt: skip
+    contents = configuration.collect("vm", vm, lock, "d", tmp_path)
+    return (
+        plan, contents, resolve.request(vm, (), tmp_path), vm.system.run, vm.system.network,
+        vm.store_disk_erofs_flags, vm.store_disk_squashfs_flags,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", list(leaves(FULL)), ids=lambda path: ".".join(map(str, path)))
+def test_every_option_changes_something_or_is_refused(path, tmp_path):
+    name = ".".join(map(str, path))
+    base = FULL
+    if needed := NEEDS.get(name):
+        base = changed(FULL, needed.split("."), sample(needed.split(".")[-1]))
+    asking = changed(base, path, sample(path[-1]))
+    if asking == base:
+        assert isinstance(typing.cast("object", path), tuple)
+        pytest.skip("a table of options, each of which is tried by itself")
+    assert (
+        outcome(asking, tmp_path) != outcome(base, tmp_path)
+        or outcome(base, tmp_path)[0] == "refused"
+    )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HypervisorKind if kind != "qemu"])
+def test_a_hypervisor_that_can_not_be_used_yet_says_so(kind):
+    problems = hypervisor(kind).check(MicroVM(hypervisor=kind))
+    assert [problem.where for problem in problems] == ["hypervisor"]
+    assert problems[0].hint

@@ -1,0 +1,236 @@
+"""Projects are loaded whole, and everything that is wrong with one is told at once."""
+
+import json
+
+import pytest
+
+import microvm
+from microvm.errors import SpecError, StateError
+from microvm.model.codec import from_plain, to_plain
+from microvm.projects import lockfile, overrides, reference
+from microvm.projects.project import merge
+
+
+def project(directory, text, name="microvm.toml"):
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text(text)
+    return str(directory)
+
+
+def problems(directory, text):
+    return microvm.load(project(directory, text)).problems
+
+
+def test_a_project_with_one_microvm_needs_no_name(tmp_path):
+    loaded = microvm.load(project(tmp_path, "[microvms.only]\nmem = 64\n"))
+    assert loaded.problems == ()
+    assert loaded.pick() == "only"
+    assert loaded.get("only").mem == 64
+
+
+def test_every_problem_is_told_at_once_with_its_line(tmp_path):
+    found = problems(
+        tmp_path,
+        '[microvms.web]\nmem = 1\nmemory = 3\nhypervisor = "qemo"\n'
+        '[[microvms.web.volumes]]\nimage = "a"\n[[microvms.web.volumes]]\nimage = "b"\nsize = 0\n',
+    )
+    lines = {problem.line for problem in found}
+    assert {2, 3, 4, 9} <= lines
+    texts = "\n".join(map(str, found))
+    assert "at least 32" in texts
+    assert "there is no option 'memory'" in texts
+    assert "did you mean qemu?" in texts
+    assert "pydantic" not in texts
+
+
+def test_toml_and_python_give_the_same_objects(tmp_path):
+    toml = microvm.load(
+        project(tmp_path / "toml", '[microvms.a]\nmem = 99\nsystem.packages = ["less"]\n')
+    )
+    python = microvm.load(
+        project(
+            tmp_path / "python",
+            "from microvm import *\nmicrovms = {'a': MicroVM(mem=99, "
+            "system=DebianSystem(packages=('less',)))}\n",
+            "microvms.py",
+        )
+    )
+    assert toml.microvms == python.microvms
+
+
+def test_what_a_python_project_raises_is_told_with_its_line(tmp_path):
+    with pytest.raises(SpecError) as caught:
+        microvm.load(project(tmp_path, "x = 1\nprint(1 / 0)\n", "microvms.py"))
+    assert caught.value.problems[0].line == 2
+    assert "ZeroDivisionError" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[microvms.a\n", "line 1"),
+        ("", "declares no MicroVM"),
+        ("[microvms]\n", "declares no MicroVM"),
+    ],
+)
+def test_a_file_that_declares_nothing_is_refused(tmp_path, text, said):
+    with pytest.raises(SpecError) as caught:
+        microvm.load(project(tmp_path, text))
+    assert said in str(caught.value)
+
+
+def test_a_wrong_name_gets_the_nearest_one(tmp_path):
+    project(tmp_path, "[microvms.web]\n[microvms.db]\n")
+    with pytest.raises(SpecError) as caught:
+        microvm.load(f"{tmp_path}#wep")
+    assert caught.value.problems[0].hint == "did you mean web?"
+
+
+@pytest.mark.parametrize(
+    ("declared", "where"),
+    [
+        ('volumes = [{image = "a", size = 1}, {image = "a", size = 1}]', "volumes.1.image"),
+        ('volumes = [{image = "a"}]', "volumes.0.size"),
+        ('interfaces = [{type = "tap", id = "t", mac = "03:00:00:00:00:01"}]', "interfaces.0.mac"),
+        ('interfaces = [{type = "tap", id = "sixteen-letters-"}]', "interfaces.0.id"),
+        ("forward_ports = [{host.port = 1, guest.port = 1}]", "forward_ports"),
+        ("hotplug_mem = 1\nhotplugged_mem = 2", "hotplugged_mem"),
+        ("vsock.ssh.enable = true", "vsock.ssh.enable"),
+        ('system.autologin = "bob"', "system.autologin"),
+        ('shares = [{tag = "a", source = ".", mount_point = "/"}]', "shares.0.mount_point"),
+        ('system.files."/etc/x".mode = "0644"', "system.files.'/etc/x'"),
+        (f'socket = "{"s" * 200}"', "socket"),
+    ],
+)
+def test_rules_between_fields_name_the_key(tmp_path, declared, where):
+    found = problems(tmp_path, f"[microvms.a]\n{declared}\n")
+    assert f"microvms.a.{where}" in {problem.where for problem in found}
+
+
+def test_two_microvms_must_not_share_what_a_host_has_once(tmp_path):
+    nic = '{{type="tap", id="t", mac="02:00:00:00:00:01"}}'
+    text = "[microvms.{}]\nvsock.cid = 7\ninterfaces = [" + nic + "]\n"
+    found = problems(tmp_path, text.format("a") + text.format("b"))
+    assert {
+        "microvms.b.vsock.cid",
+        "microvms.b.interfaces.0.mac",
+        "microvms.b.interfaces.0.id",
+    } <= {problem.where for problem in found}
+
+
+def test_overrides_change_nested_fields_and_lists():
+    table = {"mem": 1, "volumes": [{"size": 1}]}
+    changed = overrides.apply(table, ["mem=2", "volumes.0.size=3", "system.release=sid"])
+    assert changed == {"mem": 2, "volumes": [{"size": 3}], "system": {"release": "sid"}}
+    assert table == {"mem": 1, "volumes": [{"size": 1}]}
+    with pytest.raises(SpecError):
+        overrides.apply(table, ["volumes.7.size=1", "novalue"])
+
+
+def test_packages_of_defaults_and_microvm_add_up_and_tables_merge():
+    merged = merge(
+        {"mem": 1, "system": {"packages": ["a"], "release": "x"}},
+        {"system": {"packages": ["b"]}},
+    )
+    assert merged == {"mem": 1, "system": {"packages": ["a", "b"], "release": "x"}}
+
+
+@pytest.mark.parametrize("text", ["git+ftp://x/y", "git+https://x/y?rev=1", "a#B", "./nosuch#a"])
+def test_references_that_can_mean_nothing_are_refused(text):
+    with pytest.raises(SpecError):
+        reference.parse(text)
+
+
+def test_a_git_reference_has_url_ref_and_name():
+    parsed = reference.parse("git+https://host/repo?ref=v1#web")
+    assert (parsed.git_url, parsed.git_ref, parsed.name) == ("https://host/repo", "v1", "web")
+
+
+def test_a_foreign_project_must_be_trusted_with_the_host(tmp_path, tool):
+    import subprocess
+
+    git = tool("git")
+    source = tmp_path / "source"
+    project(
+        source,
+        '[microvms.a]\nqemu.extra_args = ["-x"]\n'
+        'shares = [{tag = "s", source = "/etc", mount_point = "/s"}]\n',
+    )
+    for words in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m"],
+    ):
+        subprocess.run([git, "-C", str(source), *words], check=True)
+    url = f"git+file://{source}#a"
+    asked = {problem.where for problem in microvm.load(url).problems}
+    assert asked == {"microvms.a.qemu.extra_args", "microvms.a.shares.0.source"}
+    assert microvm.load(url, trusted=True).problems == ()
+
+
+def test_a_microvm_survives_the_way_to_plain_data_and_back(tmp_path):
+    loaded = microvm.load(
+        project(
+            tmp_path,
+            '[microvms.a]\nsystem.users.bob.groups = ["adm"]\n'
+            'volumes = [{image = "x", size = 1, mount_point = "/"}]\n'
+            'interfaces = [{type = "user", id = "n"}]\n',
+        )
+    )
+    vm = loaded.get("a")
+    plain = json.loads(json.dumps(to_plain(vm)))
+    assert from_plain(microvm.MicroVM, plain) == vm
+
+
+def test_a_damaged_lock_is_told_and_a_missing_one_is_empty(tmp_path):
+    assert lockfile.read(tmp_path / "none") == {}
+    (tmp_path / "lock").write_text("{")
+    with pytest.raises(StateError, match="damaged"):
+        lockfile.read(tmp_path / "lock")
+
+
+def test_a_lock_survives_being_written_and_read(tmp_path):
+    package = microvm.model.guest.LockedPackage(
+        name="a", version="1", architecture="all", sha256="0" * 64, size=1, url="u"
+    )
+    lock = microvm.SystemLock(
+        request="r", date=1, mirrors={"m": "1"}, sources="s", kernel_release="k",
+        layers=(microvm.model.guest.LockedLayer(name="base", packages=(package,)),),
+    )  # fmt: skip
+    lockfile.write(tmp_path / "lock", {"vm": lock})
+    assert lockfile.read(tmp_path / "lock") == {"vm": lock}
+    assert [str(change) for change in lockfile.changes("vm", None, lock)] == ["vm: + a 1"]
+
+
+def test_a_thousand_microvms_load_in_seconds(tmp_path):
+    import time
+
+    text = "".join(
+        f'[microvms.vm-{n}]\nmem = 256\nvolumes = [{{image = "d{n}", size = 9}}]\n'
+        for n in range(1000)
+    )
+    project(tmp_path, text)
+    began = time.monotonic()
+    assert len(microvm.load(f"{tmp_path}#vm-1").microvms) == 1000
+    assert time.monotonic() - began < 10  # 2 s is the mark; tests share their machine
+
+
+def test_the_schema_describes_every_field():
+    schema = microvm.schema()
+    for name, definition in schema["$defs"].items():
+        for key, entry in definition.get("properties", {}).items():
+            assert entry.get("description") or key == "type", f"{name}.{key} has no description"
+
+
+def test_the_public_names_are_complete_and_sorted():
+    assert list(microvm.__all__) == sorted(microvm.__all__)
+    for name in microvm.__all__:
+        assert getattr(microvm, name) is not None
+
+
+@pytest.mark.parametrize("template", ["default", "web", "job", "python"])
+def test_each_template_is_a_valid_project(tmp_path, template):
+    microvm.init(tmp_path, template)
+    assert microvm.load(str(tmp_path)).problems == () or template == "job"
+    with pytest.raises(StateError):
+        microvm.init(tmp_path, template)

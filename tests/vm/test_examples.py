@@ -1,0 +1,129 @@
+"""Every example runs as its page says, through the command line, on a real guest."""
+
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600), pytest.mark.usefixtures("leftovers")]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def example(tmp_path):
+    """A copy of an example, as a user makes one."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(EXAMPLES / name, tmp_path / name))
+
+    return copy
+
+
+@pytest.fixture
+def virtiofsd(tool):
+    for place in ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"):
+        if Path(place).exists():
+            return place
+    return tool("virtiofsd")
+
+
+def test_hello_greets_and_shuts_down_cleanly(microvm_cli):
+    ran = microvm_cli("run", "--until-up", "examples#hello", timeout=500)
+    assert ran.returncode == 0, ran.stderr
+    assert "hello is up: Debian 13 (trixie)" in ran.stdout
+    assert "booted in" in ran.stdout
+    assert "Power down" in ran.stdout
+
+
+def test_a_job_has_its_own_output_input_and_status(microvm_cli):
+    ran = microvm_cli(
+        "run", "examples#hello", "--", "sh", "-c", "tr a-z A-Z; echo e >&2; exit 9",
+        timeout=500, input=b"text\0bytes",
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (9, "TEXT\0BYTES")
+    assert ran.stderr.endswith("e\n")
+
+
+def test_build_box_compiles_a_directory_of_the_host(microvm_cli, example, virtiofsd):
+    project = example("build-box")
+    ran = microvm_cli("run", "--ephemeral", str(project), "--", "make", timeout=500)
+    assert ran.returncode == 0, ran.stderr
+    assert (project / "src/hello").stat().st_mode & 0o111
+
+
+def test_shares_reach_both_ways_over_both_protocols(microvm_cli, example, virtiofsd):
+    project = example("shares")
+    (project / "shared").chmod(0o777)
+    script = "cat /9p/from-the-host && echo from the guest >/virtiofs/note && cat /9p/note"
+    ran = microvm_cli("run", str(project), "--", "sh", "-c", script, timeout=500)
+    assert ran.stdout == "A file of the host.\nfrom the guest\n", ran.stderr
+    assert (project / "shared/note").read_text() == "from the guest\n"
+
+
+def test_imageless_roots_have_the_guests_owners(microvm_cli, virtiofsd):
+    ran = microvm_cli(
+        "run", "examples#imageless-virtiofs", "--", "stat", "-c", "%u:%g %a", "/usr/bin/su",
+        timeout=500,
+    )  # fmt: skip
+    assert ran.stdout == "0:0 4755\n", ran.stderr
+
+
+def test_python_declares_three(microvm_cli):
+    checked = microvm_cli("check", "examples#python-2")
+    assert "python-1, python-2, python-3" in checked.stdout
+    ran = microvm_cli("run", "examples#python-3", "--", "cat", "/etc/motd", timeout=500)
+    assert ran.stdout == "This is number 3 of three.\n"
+
+
+def test_web_serves_a_page_that_stays_on_its_volume(microvm_cli, example):
+    import signal
+
+    project = example("web")
+    process = microvm_cli.start("run", str(project), "--set", "forward_ports.0.host.port=18080")
+    os.set_blocking(process.stdout.fileno(), False)
+    page = b""
+    deadline = time.monotonic() + 400
+    while not page and time.monotonic() < deadline and process.poll() is None:
+        try:
+            page = urllib.request.urlopen("http://127.0.0.1:18080/", timeout=5).read()
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+        process.stdout.read()  # keeps the pipe from filling up
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert b"Hello from a MicroVM" in page
+    assert process.returncode == 143
+    images = list(Path(microvm_cli.env["XDG_STATE_HOME"]).rglob("www.img"))
+    assert len(images) == 1
+    assert images[0].stat().st_blocks * 512 < 64 << 20  # sparse
+
+
+def test_a_second_run_of_one_machine_is_refused(microvm_cli):
+    process = microvm_cli.start("run", "examples#hello")
+    try:
+        time.sleep(3)
+        second = microvm_cli("run", "examples#hello", timeout=60)
+        assert second.returncode == 5
+        assert "running already" in second.stderr
+    finally:
+        process.terminate()
+        process.communicate(timeout=90)
+
+
+def test_a_guest_that_is_not_up_in_time_shows_the_end_of_its_console(microvm_cli):
+    ran = microvm_cli("run", "--boot-timeout", "1", "--until-up", "examples#hello", timeout=60)
+    assert ran.returncode == 1
+    assert "was not up within 1 s" in ran.stderr
+
+
+def test_a_root_that_is_missing_is_told_in_one_line(microvm_cli, tmp_path):
+    (tmp_path / "microvm.toml").write_text(
+        '[microvms.broken]\nkernel_params = ["microvm.layers=erofs:00000000-0000-0000-0000-000000000000"]\n'
+    )
+    ran = microvm_cli("run", "--until-up", str(tmp_path), timeout=300)
+    assert ran.returncode == 1
+    assert "no read-only disk has the UUID 00000000" in ran.stderr
