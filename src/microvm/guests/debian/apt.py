@@ -8,17 +8,22 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from microvm.errors import CommandFailed, MicroVMError
+from microvm.errors import CommandFailed, DeadlineExceeded, MicroVMError
 from microvm.guests.debian.sources import Source
 from microvm.host import process
 from microvm.model.guest import LockedPackage
 
-UPDATE_TIMEOUT_S = 600
+UPDATE_TIMEOUT_S = 300
 SOLVE_TIMEOUT_S = 120
 
 _HOST_SETTINGS = re.compile(
     r"^(Acquire::(?:https?|ftp)(?:::|\s)|Acquire::Check-(?:Date|Valid-Until))"
 )
+_UNKNOWN = re.compile(
+    r"Unable to locate package (?P<a>\S+)|Package '?(?P<b>[^\s']+)'? has no installation candidate"
+    r"|for '(?P<c>[^\s']+)' was not found"
+)
+"""What apt says about a package or version that there isn't."""
 _URI = re.compile(r"^'(?P<url>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$")
 
 
@@ -63,9 +68,10 @@ class Apt:
             "APT::Get::AllowUnauthenticated": "false",
             "Acquire::Languages": "none",
             "Acquire::ForceHash": "SHA256",
-            "Acquire::Retries": "2",
-            "Acquire::http::Timeout": "20",
-            "Acquire::https::Timeout": "20",
+            # Each repository is tried in turn, so that a mirror that stalls takes all of these.
+            "Acquire::Retries": "1",
+            "Acquire::http::Timeout": "12",
+            "Acquire::https::Timeout": "12",
             # apt counts itself as essential otherwise (apt-pkg/pkgcachegen.cc).
             "pkgCacheGen::ForceEssential": ",",
         }
@@ -81,7 +87,7 @@ class Apt:
     def _run(self, argv: Sequence[str], timeout_s: float, doing: str) -> str:
         done = process.run(argv, timeout_s=timeout_s, env=self.env, check=False, doing=doing)
         if done.returncode != 0:
-            words = _complaints(done.stderr)
+            words = _unmet(done.stdout) + _complaints(done.stderr)
             raise CommandFailed(f"could not {doing}:{words}", argv=argv, returncode=done.returncode)
         return done.stdout.decode(errors="replace")
 
@@ -90,27 +96,44 @@ class Apt:
         argv = ["apt-get", "update", "-qq", "--error-on=any"]
         try:
             self._run(argv, UPDATE_TIMEOUT_S, "fetch the package lists")
-        except CommandFailed as error:
+        except (CommandFailed, DeadlineExceeded) as error:
             error.hint = (
                 "check the network, and `release`, `mirror` and `repositories` of the system; "
                 "the same command again goes on"
             )
             raise
+        self._check_components()
+
+    def _check_components(self) -> None:
+        """Raise for a component that no repository has: apt only warns."""
+        offered = {
+            component.rpartition("/")[2]
+            for path in self._releases()
+            for component in _field(path, "Components").split()
+        }
+        for line in (self.directory / "all.sources").read_text().splitlines():
+            for wanted in line.removeprefix("Components:").split() if line[:4] == "Comp" else ():
+                if offered and wanted.rpartition("/")[2] not in offered:
+                    raise MicroVMError(
+                        f"no repository has the component {wanted!r}",
+                        hint=f"they have {', '.join(sorted(offered))}",
+                    )
+
+    def _releases(self) -> list[Path]:
+        return sorted((*self.lists.glob("*_InRelease"), *self.lists.glob("*_Release")))
 
     def states(self) -> dict[str, str]:
         """Return the SHA-256 of each repository's signed Release file, by its file name."""
-        found = sorted((*self.lists.glob("*_InRelease"), *self.lists.glob("*_Release")))
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+        return {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self._releases()
+        }
 
     def date(self) -> int:
         """Return the newest date of the Release files as Unix time."""
-        dates = [0]
-        for path in (*self.lists.glob("*_InRelease"), *self.lists.glob("*_Release")):
-            for line in path.read_text(errors="replace").splitlines():
-                if line.startswith("Date:"):
-                    dates.append(int(parsedate_to_datetime(line[5:].strip()).timestamp()))
-                    break
-        return max(dates)
+        dates = [_field(path, "Date") for path in self._releases()]
+        return max(
+            (int(parsedate_to_datetime(date).timestamp()) for date in dates if date), default=0
+        )
 
     def solve(self, wanted: Sequence[str]) -> tuple[LockedPackage, ...]:
         """Return the packages that installing `wanted` adds to the database, sorted by name.
@@ -153,17 +176,16 @@ class Apt:
         return found
 
     def _nearest(self, message: str) -> str | None:
-        match = re.search(
-            r"(?:Unable to locate package|Package '?|candidate:? )(\S+?)'? ?(?:has|$)",
-            message,
-            re.M,
-        )
+        match = _UNKNOWN.search(message)
         if not match:
             return None
         import difflib
 
         names = self._run(["apt-cache", "pkgnames"], SOLVE_TIMEOUT_S, "list packages").split()
-        near = difflib.get_close_matches(match[1], names, n=3)
+        asked = match["a"] or match["b"] or match["c"]
+        if asked in names:
+            return f"{asked} is there in other versions: leave the version out"
+        near = difflib.get_close_matches(asked, names, n=3)
         return f"nearest names: {', '.join(near)}" if near else None
 
     def assume_installed(self, packages: Sequence[LockedPackage]) -> None:
@@ -229,6 +251,21 @@ def _host_settings() -> list[str]:
     """Return the host's settings of proxies and certificates, which downloads need here too."""
     dump = process.run(["apt-config", "dump"], timeout_s=10, doing="read apt's settings")
     return [f"{line}\n" for line in dump.stdout.decode().splitlines() if _HOST_SETTINGS.match(line)]
+
+
+def _field(release: Path, name: str) -> str:
+    """Return a field of a Release file, or the empty text."""
+    for line in release.read_text(errors="replace").splitlines():
+        if line.startswith(f"{name}: "):
+            return line.partition(": ")[2]
+    return ""
+
+
+def _unmet(stdout: bytes) -> str:
+    """Return why packages don't go together, which apt says on standard output."""
+    _, head, rest = stdout.decode(errors="replace").partition("unmet dependencies:")
+    lines = [line for line in rest.splitlines() if line.startswith(" ")]
+    return "".join(f"\n {line}" for line in lines[:20]) if head else ""
 
 
 def _complaints(stderr: bytes) -> str:

@@ -131,8 +131,8 @@ def _unit(
     if unit.dropin is not None:
         files[f"{path}.d/declared.conf"] = (unit.dropin.encode(), 0o644)
     enable = unit.enable
-    if enable is None and unit.text is not None:
-        enable = "[Install]" in unit.text
+    if enable is None and "[Install]" in (unit.text or ""):
+        enable = True
     if enable is not None:
         systemctl.append(("enable" if enable else "disable", name))
 
@@ -257,7 +257,10 @@ def archive(source: Path, target: Path) -> str:
 def _declared(
     root: Path, path: str, file: dict[str, Any], source: Path, accounts: Accounts
 ) -> None:
-    uid, gid = accounts.owner(file["owner"])
+    try:
+        uid, gid = accounts.owner(file["owner"])
+    except MicroVMError as error:
+        raise MicroVMError(f"system.files.{path}: {error.message}", hint=error.hint) from error
     mode = int(file["mode"], 8) if file["mode"] else None
     if file["text"] is not None:
         target = _place(root, path)

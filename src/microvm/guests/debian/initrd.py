@@ -3,19 +3,30 @@
 It depends on kernel and architecture alone; the kernel command line says what to load and mount.
 """
 
+import gzip
 import io
 import lzma
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+ALWAYS = ("autofs4", "virtio_rng", "qemu_fw_cfg", "button", "evdev")
+"""Modules that the initrd loads in every guest: systemd would load the first three itself, at ten
+times the cost, as they are compressed in the root; the others tell of the power button."""
+
 BOOT_MODULES = (
-    "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console", "virtio_balloon",
-    "erofs", "squashfs", "overlay", "ext4", "xfs", "btrfs", "vfat", "nls_ascii", "nls_cp437",
-    "virtiofs", "9p", "9pnet_virtio", "vsock", "vmw_vsock_virtio_transport", "virtio_rng",
-    "crc32c_generic", "crc32c-intel", "libcrc32c",
+    "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console",
+    "erofs", "squashfs", "overlay", "ext4",
+    "virtiofs", "9p", "9pnet_virtio", "crc32c_generic", "libcrc32c", *ALWAYS,
 )  # fmt: skip
 """Modules that a boot may name; those built into a kernel, or unknown to it, are passed over."""
+
+RARE_MODULES = (
+    "xfs", "btrfs", "vfat", "nls_ascii", "nls_cp437", "crc32c-intel", "virtio_balloon",
+    "vsock", "vmw_vsock_virtio_transport",
+)  # fmt: skip
+"""The same for few guests. They stay as they are in the package, where busybox can unpack that:
+every guest would pay for 11 MB more of initrd."""
 
 
 def write_initrd(
@@ -26,34 +37,34 @@ def write_initrd(
     `script` is its init. The bytes follow from the inputs alone.
     """
     archive = Cpio()
-    for name in (
-        "bin",
-        "dev",
-        "proc",
-        "sys",
-        "run",
-        "layers",
-        "writable",
-        "sysroot",
-        "lib",
-        "lib/modules",
-    ):
+    home = f"lib/modules/{kernel_release}"
+    for name in ("bin", "dev", "etc", "proc", "sys", "run", "layers", "writable", "sysroot",
+                 "lib", "lib/modules", home):  # fmt: skip
         archive.directory(name)
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
     archive.file("init", script, 0o755)
     archive.symlink("bin/sh", "busybox")
     directory = modules_tree / "lib/modules" / kernel_release
-    wanted = boot_modules((directory / "modules.dep").read_text())
+    table = (directory / "modules.dep").read_text()
+    often = boot_modules(table)
+    wanted = boot_modules(table, (*BOOT_MODULES, *RARE_MODULES))
+    names = {path: _packed_name(path, rare=path not in often) for path in wanted}
     lines = []
     for path, needs in sorted(wanted.items()):
-        archive.file(f"lib/modules/{_flat(path)}", _plain_module(directory / path), 0o644)
-        lines.append(f"/{_flat(path)}: {' '.join(map(_flat, needs))}\n")
-    archive.file("lib/modules/deps", "".join(lines).replace(": \n", ":\n").encode(), 0o644)
+        data = (directory / path).read_bytes()
+        if names[path].endswith(".ko"):
+            data = _plain_module(directory / path, data)
+        archive.file(f"{home}/{names[path]}", data, 0o644)
+        lines.append(" ".join((f"{names[path]}:", *(names[each] for each in needs))) + "\n")
+    archive.file(f"{home}/modules.dep", "".join(lines).encode(), 0o644)
+    archive.file("etc/always", " ".join(ALWAYS).encode() + b"\n", 0o644)
     target.write_bytes(archive.finish())
 
 
-def boot_modules(dependencies: str) -> dict[str, tuple[str, ...]]:
-    """Return the boot modules and what they need, from the text of modules.dep (depmod(8)).
+def boot_modules(
+    dependencies: str, names: tuple[str, ...] = BOOT_MODULES
+) -> dict[str, tuple[str, ...]]:
+    """Return the named modules and what they need, from the text of modules.dep (depmod(8)).
 
     Keys are paths; values list the modules needed, the last of which is loaded first.
     """
@@ -64,7 +75,7 @@ def boot_modules(dependencies: str) -> dict[str, tuple[str, ...]]:
         table[path] = tuple(needs.split())
         by_name[module_name(path)] = path
     found: dict[str, tuple[str, ...]] = {}
-    for name in BOOT_MODULES:
+    for name in names:
         if top := by_name.get(name.replace("-", "_")):
             found |= {each: table[each] for each in (top, *table[top])}
     return found
@@ -75,17 +86,16 @@ def module_name(path: str) -> str:
     return path.rsplit("/", 1)[-1].partition(".")[0].replace("-", "_")
 
 
-def _flat(path: str) -> str:
-    return f"{module_name(path)}.ko"
+def _packed_name(path: str, *, rare: bool) -> str:
+    """Return the name in the initrd: compressed only where busybox can undo it."""
+    suffix = Path(path).suffix
+    return f"{module_name(path)}.ko{suffix if rare and suffix in ('.xz', '.gz') else ''}"
 
 
-def _plain_module(path: Path) -> bytes:
-    data = path.read_bytes()
+def _plain_module(path: Path, data: bytes) -> bytes:
     if path.name.endswith(".xz"):
         return lzma.decompress(data)
     if path.name.endswith(".gz"):
-        import gzip
-
         return gzip.decompress(data)
     if path.name.endswith(".zst"):
         return _zstd(data, path)

@@ -282,10 +282,7 @@ def fetch(packages: Sequence[LockedPackage], store: Store, progress: Progress) -
                 )
                 raise
             for package in batch:
-                (directory / f"{package.sha256}.deb").chmod(0o644)
-                (directory / f"{package.sha256}.deb").replace(
-                    store.packages / f"{package.sha256}.deb"
-                )
+                _keep(directory / f"{package.sha256}.deb", store)
                 done += package.size
             progress(Event(step="download", detail=batch[-1].name, done=done, total=total))
     files.sync_directory(store.packages)
@@ -298,6 +295,15 @@ def fetch(packages: Sequence[LockedPackage], store: Store, progress: Progress) -
             finished=True,
         )
     )
+
+
+def _keep(downloaded: Path, store: Store) -> None:
+    if downloaded.is_symlink():  # from a repository on this machine
+        data = downloaded.read_bytes()
+        downloaded.unlink()
+        downloaded.write_bytes(data)
+    downloaded.chmod(0o644)
+    downloaded.replace(store.packages / downloaded.name)
 
 
 def _shallow(system: GuestSystem) -> dict[str, Any]:

@@ -1,0 +1,430 @@
+"""Debian guests resolved and built for real: what survives, what is the same, what is told."""
+
+import hashlib
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from microvm import guests
+from microvm.errors import CommandFailed, HostError, MicroVMError, SpecError
+from microvm.model.codec import from_plain, to_plain
+from microvm.model.declaration import MicroVM
+from microvm.model.guest import GuestSystem, SystemLock
+from microvm.model.progress import Event, silent
+from microvm.model.system import DebianSystem, File, Repository, Unit, User
+from microvm.store import Store
+
+pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(600)]
+
+MIRROR = os.environ.get("MICROVM_TEST_MIRROR")
+SETXATTR = """perl -e '
+my $file = q(/opt/a); my $name = q(security.capability);
+my $value = pack(q(V5), 0x02000001, 1 << 10, 0, 0, 0);
+syscall(188, $file, $name, $value, 20, 0) == 0 or die $!;
+$name = q(user.mark); $value = q(hi);
+syscall(188, $file, $name, $value, 2, 0) == 0 or die $!'"""
+"""Sets a file capability and a user attribute: setxattr(2) by its number on x86-64."""
+
+
+def declare(**fields: object) -> MicroVM:
+    return MicroVM(system=DebianSystem(mirror=MIRROR, **fields))
+
+
+@pytest.fixture(scope="module")
+def store(guest_store) -> Store:
+    return Store.open(guest_store)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def make(store, project):
+    """Resolve and build a declaration; returns the system and its lock."""
+    known: list[SystemLock] = []
+
+    def build(
+        microvm: MicroVM, *, old: SystemLock | None = None, shared=(), events=None, into=store
+    ) -> tuple[GuestSystem, SystemLock]:
+        told = events.append if events is not None else silent
+        lock = guests.resolve(
+            "web", microvm, shared_packages=shared, store=into, project_dir=project, old=old,
+            neighbours=known, update=False, progress=told,
+        )  # fmt: skip
+        known.append(lock)
+        system = guests.build("web", microvm, lock, store=into, project_dir=project, progress=told)
+        return system, lock
+
+    return build
+
+
+RICH = declare(
+    packages=("tree",),
+    users={"ann": User(sudo=True, groups=("video", "own"), password_hash="")},
+    timezone="Europe/Berlin",
+    locale="de_DE.UTF-8",
+    autologin="ann",
+    files={
+        "/home/ann/.config/a/b": File(text="x", owner="ann"),
+        "/var/log/own": File(text="declared"),
+    },
+    units={
+        "hi.service": Unit(
+            text="[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
+        )
+    },
+    run=(
+        "rm -r /usr/share/perl5/Debconf; mkdir -p /usr/share/perl5/Debconf/Element; "
+        "touch /usr/share/perl5/Debconf/Element/only",
+        "rm /usr/bin/tree; mkdir /usr/bin/tree",
+        "touch /opt/a; ln /opt/a /opt/b; chmod 4755 /opt/a; mkfifo /opt/fifo",
+        r"touch '/opt/odd \ name " "\n\x07\xe4'; truncate -s 50M /opt/sparse",
+        SETXATTR,
+        "sleep 1000 & true",
+        "mv /usr/lib/systemd/catalog /usr/lib/systemd/moved",
+    ),
+)
+
+
+def digests(system: GuestSystem, store: Store) -> dict[str, str]:
+    found = {
+        layer.name: hashlib.sha256((store.item(layer.image) / "image").read_bytes()).hexdigest()
+        for layer in system.layers
+        if layer.image
+    }
+    initrd = (store.item(system.initrd) / "initrd").read_bytes()
+    return {**found, "initrd": hashlib.sha256(initrd).hexdigest(), "system": system.name}
+
+
+@pytest.fixture(scope="module")
+def rich(make):
+    return make(RICH)
+
+
+@pytest.fixture(scope="module")
+def rich_root(rich, store, tmp_path_factory):
+    """The rich guest's root as its initrd mounts it: images below, an overlay over them."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount images")
+    system, _ = rich
+    directory = tmp_path_factory.mktemp("root")
+    mounted = []
+    try:
+        for number, layer in enumerate(system.layers):
+            target = directory / str(number)
+            target.mkdir()
+            image = store.item(layer.image) / "image"
+            done = subprocess.run(
+                ["mount", "-t", layer.kind, "-o", "loop,ro", image, target], check=False
+            )
+            if done.returncode != 0:
+                pytest.skip(f"this host can't mount {layer.kind}")
+            mounted.append(target)
+        merged = directory / "merged"
+        merged.mkdir()
+        lowers = ":".join(str(path) for path in reversed(mounted))
+        subprocess.run(
+            ["mount", "-t", "overlay", "-o", f"lowerdir={lowers}", "overlay", merged], check=True
+        )
+        mounted.append(merged)
+        yield merged
+    finally:
+        for target in reversed(mounted):
+            subprocess.run(["umount", target], check=True)
+
+
+def test_what_upper_layers_removed_stays_removed(rich_root):
+    assert [path.name for path in rich_root.glob("usr/share/perl5/Debconf/*")] == ["Element"]
+    assert [path.name for path in rich_root.glob("usr/share/perl5/Debconf/Element/*")] == ["only"]
+    assert (rich_root / "usr/bin/tree").is_dir()
+    assert not (rich_root / "usr/lib/systemd/catalog").exists()
+    assert list((rich_root / "usr/lib/systemd/moved").iterdir())
+
+
+def test_links_modes_attributes_and_odd_names_survive(rich_root):
+    first, second = (rich_root / "opt/a").stat(), (rich_root / "opt/b").stat()
+    assert (first.st_ino, first.st_nlink, first.st_mode & 0o7777) == (second.st_ino, 2, 0o4755)
+    assert (rich_root / "opt/fifo").is_fifo()
+    assert (rich_root / "opt/odd \\ name \n\x07\xe4").exists()
+    assert (rich_root / "opt/sparse").stat().st_size == 50 << 20
+    assert os.getxattr(rich_root / "opt/a", "user.mark") == b"hi"
+    assert os.getxattr(rich_root / "opt/a", "security.capability")[:4] == b"\x01\0\0\x02"
+
+
+def test_no_mark_of_overlayfs_and_no_device_is_left(rich_root):
+    for directory, names, files in os.walk(rich_root):
+        for name in (*names, *files):
+            path = Path(directory, name)
+            assert not path.is_char_device(), path
+            assert not path.is_block_device(), path
+            if not path.is_symlink():
+                assert not [mark for mark in os.listxattr(path) if "overlay" in mark], path
+
+
+def test_accounts_files_and_units_are_as_declared(rich_root):
+    passwd = (rich_root / "etc/passwd").read_text()
+    assert "ann:x:1000:1000::/home/ann:/bin/bash\n" in passwd
+    assert (rich_root / "home/ann/.config/a").stat().st_uid == 1000
+    assert (rich_root / "var/log/own").read_text() == "declared"
+    wants = rich_root / "etc/systemd/system/multi-user.target.wants"
+    assert (wants / "hi.service").is_symlink()
+    assert str((rich_root / "etc/localtime").readlink()).endswith("Europe/Berlin")
+    assert (rich_root / "usr/lib/locale/locale-archive").exists()
+
+
+def test_nothing_of_the_build_stays_in_the_guest(rich_root):
+    assert (rich_root / "etc/machine-id").read_bytes() == b""
+    for name in ("var/log/dpkg.log", "usr/sbin/policy-rc.d", "etc/passwd-", "var/lib/dpkg/lock"):
+        assert not (rich_root / name).exists(), name
+    assert not list(rich_root.glob("etc/ssh/ssh_host_*"))
+    assert not list(rich_root.glob("var/cache/apt/*"))
+    assert list(rich_root.glob("usr/share/doc/*/copyright"))
+    assert not list(rich_root.glob("usr/share/man/man1/*"))
+
+
+def test_another_store_gives_the_same_bytes_and_needs_no_network(rich, store, make, tmp_path):
+    system, lock = rich
+    other = Store.open(tmp_path / "store")
+    for package in store.packages.iterdir():
+        shutil.copyfile(package, other.packages / package.name)
+    again = _without_network(other, lock, tmp_path)
+    assert digests(again, other) == digests(system, store)
+
+
+def _without_network(store: Store, lock: SystemLock, directory: Path) -> GuestSystem:
+    """Build in a process that has no network at all, as in a new directory."""
+    script = directory / "again.py"
+    script.write_text(AGAIN)
+    (directory / "lock").write_text(json.dumps(to_plain(lock)))
+    argv = ["unshare", "--net", sys.executable, script, store.path, directory / "lock", directory]
+    if os.geteuid() != 0:
+        argv = argv[2:]
+    done = subprocess.run(argv, capture_output=True, text=True, env=_environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    return from_plain(GuestSystem, json.loads(done.stdout))
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(Path(__file__).parents[2] / "src"), str(Path(__file__).parent), *sys.path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+AGAIN = """
+import json, sys
+from pathlib import Path
+from microvm import guests
+from microvm.model.codec import from_plain, to_plain
+from microvm.model.guest import SystemLock
+from microvm.model.progress import silent
+from microvm.store import Store
+from test_debian_guests import RICH
+
+store = Store.open(Path(sys.argv[1]))
+lock = from_plain(SystemLock, json.loads(Path(sys.argv[2]).read_text()))
+system = guests.build(
+    "web", RICH, lock, store=store, project_dir=Path(sys.argv[3]), progress=silent
+)
+print(json.dumps(to_plain(system)))
+"""
+
+
+def test_an_ordinary_user_gets_the_same_bytes_as_root(rich, store, tmp_path_factory):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become another user")
+    name = os.environ.get("MICROVM_TEST_USER", "")
+    subordinate = Path("/etc/subuid").read_text() if Path("/etc/subuid").exists() else ""
+    if f"{name}:" not in subordinate or not name:
+        pytest.skip("MICROVM_TEST_USER names no user with sub-uids")
+    python = Path("/usr/bin/python3")
+    if not python.exists():
+        pytest.skip("no Python that every user can run")
+    home = Path(pwd.getpwnam(name).pw_dir) / f"microvm-test-{os.getpid()}"
+    home.mkdir()
+    try:
+        packages = home / "store/.packages"
+        packages.mkdir(parents=True)
+        for package in store.packages.iterdir():
+            shutil.copyfile(package, packages / package.name)
+        system, lock = rich
+        (home / "again.py").write_text(AGAIN)
+        (home / "lock").write_text(json.dumps(to_plain(lock)))
+        subprocess.run(["chown", "-R", name, home], check=True)
+        done = subprocess.run(
+            ["runuser", "-u", name, "--", python, "again.py", "store", "lock", "."],
+            cwd=home, env={**_environment(), "HOME": str(home)}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        again = from_plain(GuestSystem, json.loads(done.stdout))
+        assert digests(again, Store(home / "store")) == digests(system, store)
+    finally:
+        shutil.rmtree(home)
+
+
+def test_a_changed_file_makes_only_the_configuration_anew(make, store):
+    first, _ = make(declare(files={"/etc/one": File(text="1")}))
+    second, _ = make(declare(files={"/etc/one": File(text="2")}))
+    assert first.layers[:-1] == second.layers[:-1]
+    assert first.layers[-1].name == second.layers[-1].name == "configuration"
+    assert first.layers[-1] != second.layers[-1]
+
+
+def test_guests_of_a_project_share_base_and_defaults(make):
+    first, _ = make(declare(), shared=("tree",))
+    second, lock = make(declare(packages=("netcat-openbsd",)), shared=("tree",))
+    assert [layer.name for layer in second.layers] == [
+        "kernel", "base", "defaults", "packages", "configuration",
+    ]  # fmt: skip
+    assert first.layers[:3] == second.layers[:3]
+    own = {package.name for package in lock.layers[-1].packages}
+    assert "netcat-openbsd" in own
+    assert "libc6" not in own
+
+
+def test_a_lock_is_kept_while_it_answers_and_a_package_more_leaves_the_rest(make):
+    _, lock = make(declare())
+    _, same = make(declare(), old=lock)
+    assert same is lock
+    events: list[Event] = []
+    _, more = make(declare(packages=("tree",)), old=lock, events=events)
+    assert more.mirrors == lock.mirrors
+    assert more.layers[1] == lock.layers[1]
+    assert not [event for event in events if event.step == "package lists"]
+
+
+def test_without_images_only_trees_are_made(make, store):
+    system, _ = make(replace(declare(), store_on_disk=False))
+    assert {layer.image for layer in system.layers} == {None}
+    assert all((store.item(layer.tree) / "tree").is_dir() for layer in system.layers)
+
+
+def test_a_squashfs_ends_with_the_block_that_names_it(make, store, tool):
+    tool("mksquashfs")
+    system, _ = make(replace(declare(), store_disk_type="squashfs"))
+    for layer in system.layers:
+        with (store.item(layer.image) / "image").open("rb") as image:
+            image.seek(-4096, os.SEEK_END)
+            assert image.read().rstrip(b"\0") == f"microvm-layer {layer.uuid}\n".encode()
+
+
+@pytest.fixture(scope="module")
+def deb(project, tmp_path_factory):
+    """A package of our own with a file that a later test asks for."""
+    tree = tmp_path_factory.mktemp("deb")
+    (tree / "DEBIAN").mkdir()
+    (tree / "DEBIAN/control").write_text(
+        "Package: odd-one\nVersion: 1:2.0\nArchitecture: all\nDepends: libc6\n"
+        "Maintainer: Test <test@example.org>\nDescription: test\n"
+    )
+    (tree / "usr/share/odd").mkdir(parents=True)
+    (tree / "usr/share/odd/file").write_text("odd\n")
+    path = project / "odd-one.deb"
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-b", tree, path], check=True, capture_output=True
+    )
+    return path
+
+
+def holds(store: Store, system: GuestSystem, layer: str, path: str) -> bool:
+    (tree,) = (each.tree for each in system.layers if each.name == layer)
+    return (store.item(tree) / "tree" / path).exists()
+
+
+def test_a_local_package_is_installed_with_what_it_needs(make, store, deb):
+    system, lock = make(declare(packages=("./odd-one.deb",)))
+    (package,) = [p for p in lock.layers[-1].packages if p.name == "odd-one"]
+    assert (package.version, package.url) == ("1:2.0", "")
+    if os.geteuid() == 0:
+        assert holds(store, system, "packages", "usr/share/odd/file")
+
+
+def test_a_trusted_repository_on_this_machine_gives_packages(make, store, project, deb):
+    repository = project / "repository"
+    repository.mkdir()
+    shutil.copyfile(deb, repository / "odd-one.deb")
+    control = subprocess.run(["dpkg-deb", "-f", deb], capture_output=True, text=True, check=True)
+    digest = hashlib.sha256(deb.read_bytes()).hexdigest()
+    (repository / "Packages").write_text(
+        f"{control.stdout}Filename: ./odd-one.deb\nSize: {deb.stat().st_size}\nSHA256: {digest}\n"
+    )
+    url = f"file://{repository}"
+    untrusted = Repository(url=url, suite="./")
+    with pytest.raises(MicroVMError, match="Release"):
+        make(declare(repositories=(untrusted,), packages=("odd-one",)))
+    trusted = replace(untrusted, trusted=True)
+    _, lock = make(declare(repositories=(trusted,), packages=("odd-one",)))
+    assert "odd-one" in {package.name for package in lock.layers[-1].packages}
+    assert "file:" not in lock.sources
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"release": "trixy"}, SpecError, "trixy"),
+        ({"packages": ("openssh-servr",)}, MicroVMError, "Unable to locate package"),
+        ({"components": ("maim",)}, MicroVMError, "'maim'"),
+        ({"packages": ("systemd-sysv", "sysvinit-core")}, MicroVMError, "Conflicts"),
+        ({"packages": ("./none.deb",)}, HostError, "none.deb"),
+        ({"timezone": "Europe/Nowhere"}, MicroVMError, "Nowhere"),
+        ({"locale": "xx_YY.UTF-8"}, CommandFailed, "xx_YY"),
+        ({"autologin": "bob"}, MicroVMError, "bob"),
+        ({"units": {"none.service": Unit(enable=True)}}, CommandFailed, "none.service"),
+        ({"files": {"/etc/x": File(text="", owner="bob")}}, MicroVMError, "/etc/x.*bob"),
+        ({"files": {"/etc": File(text="")}}, MicroVMError, "/etc"),
+        ({"files": {"/etc/x": File(source="none")}}, HostError, "none"),
+        (
+            {"run": ("true", "echo why it failed; exit 7")},
+            CommandFailed,
+            r"(?s)system\.run\.1.*status 7.*why it failed",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_error(make, store, fields, error, words):
+    with pytest.raises(error, match=words):
+        make(declare(**fields))
+    assert store.abandoned() == []
+
+
+def test_the_nearest_names_of_a_package_that_is_not_there_are_told(make):
+    with pytest.raises(MicroVMError) as caught:
+        make(declare(packages=("openssh-servr",)))
+    assert "openssh-server" in (caught.value.hint or "")
+
+
+def test_an_unreachable_mirror_is_told_with_apts_words(make):
+    with pytest.raises(CommandFailed, match=r"127\.0\.0\.1:1"):
+        make(MicroVM(system=DebianSystem(mirror="http://127.0.0.1:1/debian")))
+
+
+def test_a_mirror_that_stalls_is_given_up(make):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken: list[object] = []
+        accept = threading.Thread(
+            target=lambda: [taken.append(server.accept()) for _ in range(64)], daemon=True
+        )
+        accept.start()
+        port = server.getsockname()[1]
+        with pytest.raises(MicroVMError, match=r"127\.0\.0\.1|no end"):
+            make(MicroVM(system=DebianSystem(mirror=f"http://127.0.0.1:{port}/debian")))
+
+
+def test_a_locked_package_that_the_mirror_no_longer_has_names_the_way_out(make, tmp_path):
+    _, lock = make(declare())
+    base = lock.layers[1]
+    gone = replace(base.packages[0], sha256="0" * 64, url="http://127.0.0.1:1/gone.deb")
+    broken = replace(lock, layers=(lock.layers[0], replace(base, packages=(gone,))))
+    empty = Store.open(tmp_path / "store")
+    with pytest.raises(MicroVMError) as caught:
+        guests.build("web", declare(), broken, store=empty, project_dir=tmp_path, progress=silent)
+    assert "microvm lock --update" in (caught.value.hint or "")
