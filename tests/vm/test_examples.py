@@ -94,7 +94,7 @@ def test_web_serves_a_page_that_stays_on_its_volume(microvm_cli, example):
             time.sleep(1)
         process.stdout.read()  # keeps the pipe from filling up
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=90)
+    process.communicate(timeout=90)
     assert b"Hello from a MicroVM" in page
     assert process.returncode == 143
     images = list(Path(microvm_cli.env["XDG_STATE_HOME"]).rglob("www.img"))

@@ -68,9 +68,16 @@ def _version() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # What follows `--` is a command of the guest and none of argparse's business.
+    mark = words.index("--") if "--" in words else len(words)
+    words, command = words[:mark], tuple(words[mark + 1 :])
     verb = next((word for word in words if word in VERBS), None)
     help_only = not words or words[0] in ("-h", "--help", "--version")
     args = parser("" if help_only or verb is None else verb).parse_args(words)
+    if command and args.verb != "run":
+        _tell(f"{args.verb} takes no command after --")
+        return 2
+    args.command = command
     module = importlib.import_module(f"microvm.cli.{args.verb}")
     try:
         status: int = module.main(args)

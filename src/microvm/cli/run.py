@@ -2,7 +2,7 @@
 
 import sys
 import time
-from argparse import REMAINDER, ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 
 import microvm
 from microvm.cli import progress, project_options
@@ -35,23 +35,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--reset-root", action="store_true", help="make a root volume anew; its contents are lost"
     )
-    parser.add_argument(
-        "command",
-        nargs=REMAINDER,
-        metavar="-- COMMAND",
-        help="what the guest runs instead of a login",
-    )
 
 
 def main(args: Namespace) -> int:
     """Build and run."""
-    if args.command and args.command[0] == "--":
-        del args.command[0]
-    if args.reference == "--":  # argparse gives the mark to an absent reference
-        args.reference = "."
     project = project_options.project_of(args)
     options = microvm.Options(
-        job=tuple(args.command) or None,
+        job=args.command or None,
         ephemeral=args.ephemeral,
         reset_root=args.reset_root,
         timeout_s=args.timeout,

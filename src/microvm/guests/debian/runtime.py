@@ -9,14 +9,26 @@ from microvm.model.devices import Share, Volume
 from microvm.model.identity import filesystem_uuid
 
 BASE_PACKAGES = (
-    "systemd-sysv", "udev", "login", "kmod", "iproute2", "netbase",
+    "systemd-sysv", "udev", "login", "kmod", "netbase",
 )  # fmt: skip
-"""Beyond the essential packages: an init, device events, a login, the network."""
+"""Beyond the essential packages: an init, device events, a login.
+
+Not iproute2, where there is no network: it brings libbpf, with which systemd compiles programs for
+the kernel at every boot (a tenth of a boot)."""
 
 KERNEL_PARAMS = (
     "quiet",
     # Debian's kernels test every cipher at boot: two thirds of the time to the initrd.
     "cryptomgr.notests",
+    # A generator of randomness from timing noise, tested at boot for 4 % of it; only FIPS mode
+    # uses it.
+    "initcall_blacklist=jent_mod_init",
+    # Virtual timers need no proof that their interrupts arrive (40 ms each time).
+    "no_timer_check",
+    # Without `bpf` and `tomoyo`: systemd would load a program for RestrictFileSystems=.
+    "lsm=landlock,lockdown,yama,integrity,apparmor,selinux",
+    # systemd loads it for nothing at every boot; iptables still finds it.
+    "modprobe.blacklist=ip_tables",
     "8250.nr_uarts=1",
     "rcupdate.rcu_expedited=1",
     "systemd.show_status=false",
@@ -42,7 +54,7 @@ _MASKED = (
     # Hardware and file systems that a MicroVM does not have.
     "systemd-pstore.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service",
     "systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service", "systemd-binfmt.service",
-    "proc-sys-fs-binfmt_misc.automount", "dev-hugepages.mount", "sys-kernel-debug.mount",
+    "systemd-remount-fs.service", "proc-sys-fs-binfmt_misc.automount", "dev-hugepages.mount", "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount", "systemd-ask-password-console.path",
     "systemd-ask-password-wall.path", "systemd-random-seed.service", "modprobe@.service",
 )  # fmt: skip
@@ -56,12 +68,16 @@ _GENERATORS = (
 """Generators that find nothing in a MicroVM and cost a process each at every boot."""
 
 _AFTER_GREETING = (
-    "systemd-udev-trigger.service",
-    "systemd-networkd.service",
-    "systemd-resolved.service",
-)
-"""Units that may come after the greeting: a prompt doesn't need them, jobs wait for what they
-need."""
+    "kmod-static-nodes.service", "systemd-journal-flush.service", "systemd-journald.service",
+    "systemd-modules-load.service", "systemd-networkd.service", "systemd-resolved.service",
+    "systemd-sysctl.service", "systemd-tmpfiles-setup-dev-early.service",
+    "systemd-tmpfiles-setup-dev.service", "systemd-tmpfiles-setup.service",
+    "systemd-udev-load-credentials.service", "systemd-udev-trigger.service",
+    "systemd-udevd.service", "systemd-user-sessions.service", "run-lock.mount",
+    "dev-mqueue.mount",
+)  # fmt: skip
+"""Units that may come after the greeting: a prompt doesn't need them, a job waits for those that
+it needs."""
 
 _JOURNAL = "[Journal]\nForwardToConsole=no\nSystemMaxUse=64M\n"
 
@@ -98,7 +114,7 @@ def initrd_script() -> str:
 def packages_for(microvm: MicroVM) -> tuple[str, ...]:
     """Return the packages that options ask for without naming them."""
     system = microvm.system
-    wanted = {"systemd-resolved"} if microvm.interfaces else set()
+    wanted = {"iproute2", "systemd-resolved"} if microvm.interfaces else set()
     users = system.users.values()
     if system.ssh_authorized_keys or microvm.vsock.ssh.enable:
         wanted.add("openssh-server")
@@ -134,19 +150,21 @@ def contents(
         files[f"/etc/systemd/system/{unit}"] = ((data / unit).read_bytes(), 0o644)
     for unit in started:
         links[f"/etc/systemd/system/sysinit.target.wants/{unit}"] = f"../{unit}"
-    links |= _masks(installed)
+    links |= _masks(microvm, installed)
     files |= _settings(name, microvm, description)
     links |= _network_links(microvm)
     return Contents(files=files, links=links, directories={"/var/lib/microvm": 0o755})
 
 
-def _masks(installed: frozenset[str]) -> dict[str, str]:
+def _masks(microvm: MicroVM, installed: frozenset[str]) -> dict[str, str]:
     links = {f"/etc/systemd/system/{unit}": "/dev/null" for unit in _MASKED}
     links |= {f"/etc/systemd/system-generators/{name}": "/dev/null" for name in _GENERATORS}
     if "dbus" not in installed:
         links["/etc/systemd/system/systemd-logind.service"] = "/dev/null"
     # No session manager refuses logins while the guest starts: there is nothing to wait for.
     links["/etc/tmpfiles.d/systemd-nologin.conf"] = "/dev/null"
+    if all(volume.mount_point != "/" for volume in microvm.volumes):
+        links["/etc/systemd/system/tmp.mount"] = "/dev/null"  # / is a tmpfs already
     # Ctrl-Alt-Del is how a host asks for a shutdown where there is no power button.
     links["/etc/systemd/system/ctrl-alt-del.target"] = "/lib/systemd/system/poweroff.target"
     return links
