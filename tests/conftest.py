@@ -22,6 +22,7 @@ class CommandLine:
             **os.environ,
             "MICROVM_STORE": str(store),
             "XDG_STATE_HOME": str(home / "state"),
+            "TMPDIR": str(home),
             "TERM": "dumb",
         }
 
@@ -81,24 +82,24 @@ def tool():
 
 
 @pytest.fixture
-def leftovers() -> Iterator[None]:
+def leftovers(microvm_cli) -> Iterator[None]:
     """Fail when a test leaves a VMM behind."""
-    before = _vmms()
     yield
-    left = _vmms() - before
+    left = _vmms(microvm_cli.env["TMPDIR"])
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left, "a VMM was left running"
 
 
-def _vmms() -> set[int]:
+def _vmms(home: str) -> set[int]:
+    """Return the processes that run in a state directory of these tests."""
     found = set()
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
         try:
-            words = entry.read_bytes().split(b"\0")
+            place = str(entry.readlink())
         except OSError:
             continue
-        if words[0].startswith((b"microvm@", b"qemu-system")):
+        if place.startswith(home):
             found.add(int(entry.parent.name))
     return found
 

@@ -220,7 +220,7 @@ def test_the_schema_describes_every_field():
     for name, definition in schema["$defs"].items():
         for key, entry in definition.get("properties", {}).items():
             described = entry.get("description") or "$ref" in entry
-                assert described or key == "type", f"{name}.{key} has no description"
+            assert described or key == "type", f"{name}.{key} has no description"
 
 
 def test_the_public_names_are_complete_and_sorted():
