@@ -319,6 +319,30 @@ def test_a_squashfs_ends_with_the_block_that_names_it(make, store, tool):
             assert image.read().rstrip(b"\0") == f"microvm-layer {layer.uuid}\n".encode()
 
 
+def test_a_kernel_of_ones_own_comes_from_a_directory(make, store, project):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to look into a layer")
+    stock, lock = make(declare())
+    kernel = project / "kernel"
+    shutil.copytree(store.item(stock.kernel) / "tree/usr/lib/modules", kernel / "lib/modules")
+    shutil.copyfile(store.item(stock.kernel) / "vmlinuz", kernel / "vmlinuz")
+    (kernel / "vmlinuz").chmod(0o600)
+    own, own_lock = make(declare(kernel="kernel"))
+    assert own_lock.kernel_release == ""
+    assert own.kernel_release == stock.kernel_release == lock.kernel_release
+    with pytest.raises(MicroVMError, match="no kernel"):
+        make(declare(kernel="elsewhere"))
+
+
+def test_a_guest_with_9p_gets_the_generic_kernel_and_says_so(make, store):
+    events: list[Event] = []
+    microvm = replace(declare(), store_on_disk=False, store_proto="9p")
+    system, lock = make(microvm, events=events)
+    assert "9p" in system.features
+    assert "cloud" not in lock.kernel_release
+    assert [event for event in events if "generic" in event.detail]
+
+
 @pytest.fixture(scope="module")
 def deb(project, tmp_path_factory):
     """A package of our own with a file that a later test asks for."""

@@ -1,6 +1,6 @@
 """The verbs of a project: lock, build, plan, run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +48,7 @@ def lock(
     locks = lockfile.read(file)
     changes: list[Change] = []
     for name in names if names is not None else project.names:
-        fresh = _resolve(
-            project, name, locks.get(name), update=update, store=store, progress=progress
-        )
+        fresh = _resolve(project, name, locks, update=update, store=store, progress=progress)
         changes += lockfile.changes(name, locks.get(name), fresh)
         locks[name] = fresh
     kept = {name: locks[name] for name in locks if name in project.names}
@@ -62,7 +60,7 @@ def lock(
 def _resolve(
     project: Project,
     name: str,
-    old: SystemLock | None,
+    locks: Mapping[str, SystemLock],
     *,
     update: bool,
     store: Store,
@@ -74,7 +72,8 @@ def _resolve(
         shared_packages=project.shared_packages,
         store=store,
         project_dir=project.directory,
-        old=old,
+        old=locks.get(name),
+        neighbours=tuple(locks.values()),
         update=update,
         progress=progress,
     )
@@ -98,7 +97,7 @@ def build(
         file = lockfile.path(project)
         locks = lockfile.read(file)
         old = locks.get(chosen)
-        locked = _resolve(project, chosen, old, update=False, store=store, progress=progress)
+        locked = _resolve(project, chosen, locks, update=False, store=store, progress=progress)
         system = guests.build(
             chosen,
             project.get(chosen),

@@ -68,8 +68,7 @@ class Apt:
             "APT::Get::AllowUnauthenticated": "false",
             "Acquire::Languages": "none",
             "Acquire::ForceHash": "SHA256",
-            # Each repository is tried in turn, so that a mirror that stalls takes all of these.
-            "Acquire::Retries": "1",
+            "Acquire::Retries": "2",
             "Acquire::http::Timeout": "12",
             "Acquire::https::Timeout": "12",
             # apt counts itself as essential otherwise (apt-pkg/pkgcachegen.cc).
@@ -93,7 +92,8 @@ class Apt:
 
     def update(self) -> None:
         """Fetch the package lists. Raises `CommandFailed` with apt's words."""
-        argv = ["apt-get", "update", "-qq", "--error-on=any"]
+        # apt tries each repository in turn, twice: a mirror that stalls takes all of that time.
+        argv = ["apt-get", "update", "-qq", "--error-on=any", "-oAcquire::Retries=0"]
         try:
             self._run(argv, UPDATE_TIMEOUT_S, "fetch the package lists")
         except (CommandFailed, DeadlineExceeded) as error:

@@ -1,6 +1,7 @@
 """Disk images of layers: erofs or squashfs, the same bytes for the same tree."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,32 @@ def settings(microvm: MicroVM, uuid: str, date: int) -> dict[str, Any]:
     """Return what `pack` needs, as plain data that is also part of the image's name."""
     kind = microvm.store_disk_type
     if kind == "erofs":
-        program = process.require_program("mkfs.erofs", "erofs-utils")
         said = microvm.store_disk_erofs_flags
         # lz4: twelve times as fast to write as lz4hc for a fifth more space, and every kernel since
         # 5.4 reads it.
         flags = list(said) if said is not None else ["-zlz4"]
-        version = process.run([program, "--version"], timeout_s=10, check=False)
+        release = version("mkfs.erofs", "erofs-utils")
     else:
-        program = process.require_program("mksquashfs", "squashfs-tools")
         said = microvm.store_disk_squashfs_flags
         flags = list(said) if said is not None else ["-comp", "zstd", "-Xcompression-level", "3"]
-        version = process.run([program, "-version"], timeout_s=10, check=False)
-    words = (version.stdout + version.stderr).decode(errors="replace")
-    number = re.search(r"\d+\.\d+(?:\.\d+)?", words)
+        release = version("mksquashfs", "squashfs-tools", "-version")
     return {
         "kind": kind,
         "flags": flags,
         "uuid": uuid,
         "date": date,
-        "version": number[0] if number else words[:40],
+        "version": release,
     }
+
+
+@cache
+def version(program: str, package: str, option: str = "--version") -> str:
+    """Return the version of a program whose output shapes a layer. Raises `HostError`."""
+    path = process.require_program(program, package)
+    done = process.run([path, option], timeout_s=10, check=False, doing=f"ask {program}'s version")
+    words = (done.stdout + done.stderr).decode(errors="replace")
+    number = re.search(r"\d+(?:\.\d+)*", words)
+    return number[0] if number else words[:40]
 
 
 def pack(tree: Path, target: Path, how: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from microvm.errors import MicroVMError
-from microvm.guests.debian import chroot, configuration, image, initrd, tree
+from microvm.guests.debian import chroot, configuration, image, initrd, kernel_directory, tree
 from microvm.host import process
 from microvm.model.progress import Event, Progress
 
@@ -104,9 +104,7 @@ def build_kernel(
     extracted.mkdir()
     out = paths["out"]
     if "kernel" in paths:
-        shutil.copytree(paths["kernel"], extracted, dirs_exist_ok=True, symlinks=True)
-        (extracted / "boot").mkdir(exist_ok=True)
-        shutil.copyfile(paths["kernel"] / "vmlinuz", extracted / "boot/vmlinuz-given")
+        kernel_directory.extract(paths["kernel"] / "kernel.tar", extracted)
     _extract(_packages(arguments, paths), extracted)
     modules = next(
         (

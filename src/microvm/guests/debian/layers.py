@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from microvm.errors import MicroVMError
-from microvm.guests.debian import configuration, image, runtime
+from microvm.guests.debian import configuration, image, kernel_directory, runtime
 from microvm.guests.debian.apt import Apt
 from microvm.guests.debian.initrd import BOOT_MODULES
 from microvm.guests.debian.resolve import architecture, kernel_flavour
@@ -66,15 +66,23 @@ class Builder:
     def _kernel(self) -> str:
         packages = self._lock.layers[0].packages
         flavour = kernel_flavour(self._microvm)
-        inputs: dict[str, Any] = {"packages": [package.sha256 for package in packages]}
-        binds: dict[str, Bind] = {}
-        if flavour not in ("cloud", "generic"):
-            directory = (self._project_dir / flavour).resolve()
-            binds["kernel"] = Bind(directory)
-            inputs["directory"] = _fingerprint(directory)
-        inputs["script"] = runtime.initrd_script()
-        inputs["modules"] = list(BOOT_MODULES)
-        return self._layer("kernel", "build_kernel", inputs, packages, binds=binds)
+        inputs: dict[str, Any] = {
+            "packages": [package.sha256 for package in packages],
+            "script": runtime.initrd_script(),
+            "modules": list(BOOT_MODULES),
+            "depmod": image.version("depmod", "kmod"),
+        }
+        if flavour in ("cloud", "generic"):
+            if flavour == "generic" and self._microvm.system.kernel is None:
+                why = "the generic kernel, because the cloud kernel has no 9p"
+                self._progress(Event(step="kernel", detail=why))
+            return self._layer("kernel", "build_kernel", inputs, packages)
+        directory = self._project_dir / flavour
+        # Copied: a namespace could not read a file of mode 0600, as vmlinuz often is.
+        with self._store.temporary("kernel") as staged:
+            inputs["directory"] = kernel_directory.archive(directory, staged / "kernel.tar")
+            binds = {"kernel": Bind(staged)}
+            return self._layer("kernel", "build_kernel", inputs, packages, binds=binds)
 
     def _packages(self, name: str, packages: Sequence[LockedPackage]) -> None:
         task = "build_base" if name == "base" else "build_packages"
@@ -239,7 +247,11 @@ class _Making:
 
     def _inside(self, task: str, arguments: dict[str, Any], writable: dict[str, Path]) -> Any:
         binds = {name: Bind(path, read_only=False) for name, path in writable.items()}
-        binds |= {"store": Bind(self._store.path), **self._binds}
+        # Item by item: the store's own directory, or one above it, may be closed to others.
+        binds["store/.packages"] = Bind(self._store.packages)
+        for name in (*arguments.get("lowers", ()), *filter(None, [arguments.get("tree")])):
+            binds[f"store/{name}"] = Bind(self._store.item(name))
+        binds |= self._binds
         return run_inside(
             f"{_TASKS}:{task}",
             arguments,
@@ -310,15 +322,3 @@ def _shallow(system: GuestSystem) -> dict[str, Any]:
     from dataclasses import fields
 
     return {f.name: getattr(system, f.name) for f in fields(system)}
-
-
-def _fingerprint(directory: Path) -> str:
-    """Return a hash of a kernel directory by names, sizes and times; raise when it is none."""
-    if not (directory / "vmlinuz").is_file() or not (directory / "lib/modules").is_dir():
-        raise MicroVMError(f"{directory} is no kernel: it needs vmlinuz and lib/modules/RELEASE")
-    entries = [
-        [str(path.relative_to(directory)), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    ]
-    return item_name("kernel", entries)
