@@ -54,7 +54,8 @@ _MASKED = (
     # Hardware and file systems that a MicroVM does not have.
     "systemd-pstore.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service",
     "systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service", "systemd-binfmt.service",
-    "systemd-remount-fs.service", "proc-sys-fs-binfmt_misc.automount", "dev-hugepages.mount", "sys-kernel-debug.mount",
+    "systemd-remount-fs.service", "proc-sys-fs-binfmt_misc.automount", "dev-hugepages.mount",
+    "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount", "systemd-ask-password-console.path",
     "systemd-ask-password-wall.path", "systemd-random-seed.service", "modprobe@.service",
 )  # fmt: skip
@@ -150,6 +151,9 @@ def contents(
         files[f"/etc/systemd/system/{unit}"] = ((data / unit).read_bytes(), 0o644)
     for unit in started:
         links[f"/etc/systemd/system/sysinit.target.wants/{unit}"] = f"../{unit}"
+    if "dbus" not in installed:
+        for verb in ("poweroff", "reboot", "halt"):
+            files[f"/usr/local/sbin/{verb}"] = ((data / "poweroff").read_bytes(), 0o755)
     links |= _masks(microvm, installed)
     files |= _settings(name, microvm, description)
     links |= _network_links(microvm)
