@@ -1,32 +1,31 @@
 # `make run` boots a first guest, `make test` runs every test; both set up what is missing first.
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.complete
 PYTEST := $(BIN)/pytest
 
 .PHONY: help setup run test check unit vm test-fresh bench docs clean
 
 help:
 	@echo 'make setup       install what is missing and make .venv'
-	@echo 'make run         build and boot examples#hello'
-	@echo 'make test        every test (make check first)'
+	@echo 'make run         build examples#hello and boot it'
+	@echo 'make test        every test, after make check'
 	@echo 'make check       style, types, layers'
-	@echo 'make unit        the fast tests'
-	@echo 'make vm          the tests that boot guests'
-	@echo 'make test-fresh  make run and make test in fresh Debian 12 and 13 containers'
+	@echo 'make unit        the fast tests: no root, no guest'
+	@echo 'make vm          the tests that build and boot guests'
+	@echo 'make test-fresh  make run and make test in fresh Debian 12 and 13 containers (root)'
 	@echo 'make bench       benchmarks against peers'
 	@echo 'make docs        the handbook, into site/'
+	@echo 'make clean       remove what the others made, except the store'
 
-setup: $(STAMP)
-
-$(STAMP): pyproject.toml tools/setup
+setup:
 	@sh tools/setup $(VENV)
 
+# Without a terminal nobody can log in or end it: show that it came up, and end it.
 run: setup
 	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/microvm run examples#hello; \
 	else $(BIN)/microvm run --until-up examples#hello; fi
 
-test: setup check
+test: check
 	$(PYTEST) tests --ignore=tests/fresh
 
 check: setup
@@ -36,7 +35,7 @@ check: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(PYTEST) tests/unit tests/contract tests/golden
+	$(PYTEST) $(wildcard tests/unit tests/contract tests/golden)
 
 vm: setup
 	$(PYTEST) tests/host tests/vm
@@ -53,4 +52,4 @@ docs: setup
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site dist
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
