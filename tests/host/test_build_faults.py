@@ -50,7 +50,7 @@ def settled(store: Path, within_s: float = 5.0) -> list[str]:
 
 
 def host_state() -> tuple[str, str]:
-    return Path("/proc/sys/kernel/sysrq").read_text(), Path("/proc/mounts").read_text()
+    return Path("/proc/sys/kernel/core_pattern").read_text(), Path("/proc/mounts").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ system.run = [
   "! touch {tmp_path}/written",
   "! mount -t proc proc /mnt || ! cat /mnt/1/root{secret}",
   "mknod /tmp/sda b 8 0 && exit 1 || true",
-  "echo 1 > /proc/sys/kernel/sysrq && exit 1 || true",
+  "echo x > /proc/sys/kernel/core_pattern && exit 1 || true",
   "kill -9 -1 || true",
 ]
 """

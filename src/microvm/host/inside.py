@@ -104,7 +104,9 @@ def _attach(trees: dict[str, tuple[int, bool]]) -> dict[str, Path]:
     linux.mount("tmpfs", MOUNTS, "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=0755")
     paths = {name: MOUNTS / name for name in ("scratch", *trees)}
     for path in paths.values():
-        path.mkdir()
+        path.mkdir(parents=True, exist_ok=True)
+    # `store/NAME` lies in `store`, which the task finds its items by.
+    paths |= {name.partition("/")[0]: MOUNTS / name.partition("/")[0] for name in trees}
     for name, (tree, read_only) in trees.items():
         linux.attach_tree(tree, paths[name], read_only=read_only)
     return paths

@@ -60,7 +60,9 @@ class Store:
             for directory in (
                 store.packages, store.lists, store.verdicts, store.roots, store._locks
             ):  # fmt: skip
-                directory.mkdir(exist_ok=True)
+                if not directory.is_dir():
+                    directory.mkdir(exist_ok=True)
+                    directory.chmod(0o755)  # whatever the umask: builds read as other users
             # What is being built lies behind 0700, so that it may be open to sub-uids inside.
             store._temporary.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
