@@ -116,7 +116,7 @@ def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     program = process.require_program("mmdebstrap", "mmdebstrap")
     argv = [
         str(program),
-        "--mode=root",
+        "--mode=chrootless",  # nothing is installed, and it asks for no rights
         "--variant=custom",
         "--format=null",
         f"--components={','.join(system.components)}",
