@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from microvm.errors import MicroVMError, SpecError
-from microvm.guests.debian import apt, configuration, sources, tree
+from microvm.guests.debian import apt, configuration, resolve, sources, tree
 from microvm.guests.debian.accounts import Accounts
 from microvm.guests.debian.inside import needed_first
 from microvm.guests.debian.lists import KEPT, Lists
@@ -102,6 +102,21 @@ def test_a_kernel_with_9p_is_chosen_where_a_share_needs_it():
     assert kernel_flavour(MicroVM(shares=(share,))) == "generic"
     assert kernel_flavour(MicroVM(store_on_disk=False, store_proto="9p")) == "generic"
     assert kernel_flavour(MicroVM(shares=(share,), system=DebianSystem(kernel="cloud"))) == "cloud"
+
+
+@pytest.mark.parametrize(
+    ("package", "part"),
+    [
+        ("linux-image-6.12.48+deb13-cloud-amd64", True),
+        ("linux-modules-7.2.13+deb14-cloud-amd64", True),
+        ("linux-binary-7.2.13+deb14-cloud-amd64", True),
+        ("linux-image-unsigned-6.8.0-31-generic", True),
+        ("linux-base", False),
+        ("linux-initramfs-tool", False),
+    ],
+)
+def test_a_kernels_parts_are_told_from_what_else_it_depends_on(package, part):
+    assert bool(resolve._KERNEL_PART.fullmatch(package)) is part
 
 
 def test_what_others_pre_depend_on_is_installed_first_with_its_own_dependencies():

@@ -126,10 +126,7 @@ def build_kernel(
     link.symlink_to("usr/lib")
     depmod = process.require_program("depmod", "kmod")
     process.run([depmod, "-b", out / "tree", releases[0]], timeout_s=120, doing="index the modules")
-    vmlinuz = next((extracted / "boot").glob("vmlinuz-*"), None)
-    if vmlinuz is None:
-        raise MicroVMError("the kernel's packages hold no vmlinuz")
-    shutil.copyfile(vmlinuz, out / "vmlinuz")
+    _take_vmlinuz([*extracted.glob("boot/vmlinuz-*"), target / releases[0] / "vmlinuz"], out)
     busybox = next(
         path for path in (extracted / "usr/bin/busybox", extracted / "bin/busybox") if path.exists()
     )
@@ -147,6 +144,15 @@ def build_kernel(
     link.unlink()
     _finish(arguments, paths, [])
     return {"release": f"{releases[0]}\n", "features": "".join(f"{name}\n" for name in features)}
+
+
+def _take_vmlinuz(places: Sequence[Path], out: Path) -> None:
+    """Move the kernel out of where packages have it: /boot, in Debian 14 beside its modules."""
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise MicroVMError("the kernel's packages hold no vmlinuz")
+    shutil.copyfile(found, out / "vmlinuz")
+    found.unlink()
 
 
 def pack(arguments: dict[str, Any], paths: dict[str, Path], report: Progress) -> None:

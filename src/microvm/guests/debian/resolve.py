@@ -29,7 +29,7 @@ _KERNELS = {
     ("ubuntu", "cloud"): "linux-image-virtual",
     ("ubuntu", "generic"): "linux-image-generic",
 }
-_KERNEL_PART = re.compile(r"linux-(?:image|modules)(?:-unsigned)?-\d\S*")
+_KERNEL_PART = re.compile(r"linux-(?:image|modules|binary|base)(?:-unsigned)?-\d\S*")
 
 
 def architecture() -> str:
