@@ -3,8 +3,11 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 
 from microvm.errors import MicroVMError, SpecError
 
@@ -29,6 +32,12 @@ references:
   ./DIR              the only MicroVM of the project in DIR
   git+https://HOST/REPO?ref=REF#NAME
   examples#hello     one of the examples that ship with this program
+  (nothing)          the only MicroVM of the project in this directory
+
+exit status:
+  0 done, 1 failed, 2 wrong usage, 3 wrong declaration, 4 the host lacks something,
+  5 something is in another state than this needs, 130 interrupted;
+  run -- COMMAND: the command's own, and 125 for every failure of ours
 
 examples:
   microvm run examples#hello
@@ -46,6 +55,12 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"microvm {_version()}")
+    top.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="where build results are kept (default: $MICROVM_STORE, else a fixed place)",
+    )
     verbs = top.add_subparsers(dest="verb", metavar="COMMAND", title="commands", required=True)
     for verb, text in VERBS.items():
         sub = verbs.add_parser(
@@ -67,23 +82,42 @@ def _version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
     # What follows `--` is a command of the guest and none of argparse's business.
-    mark = words.index("--") if "--" in words else len(words)
-    words, command = words[:mark], tuple(words[mark + 1 :])
-    verb = next((word for word in words if word in VERBS), None)
-    help_only = not words or words[0] in ("-h", "--help", "--version")
-    args = parser("" if help_only or verb is None else verb).parse_args(words)
-    if command and args.verb != "run":
-        _tell(f"{args.verb} takes no command after --")
+    mark = given.index("--") if "--" in given else len(given)
+    words, command = given[:mark], tuple(given[mark + 1 :])
+    try:
+        args = parser(_verb(words)).parse_args(words)
+    except SystemExit as exit:
+        # A job's own statuses must not be mistaken for ours.
+        return 125 if command and exit.code else int(exit.code or 0)
+    if mark < len(given) and (args.verb != "run" or not command):
+        _tell("-- is followed by a command" if not command else f"{args.verb} takes no command")
         return 2
     args.command = command
-    module = importlib.import_module(f"microvm.cli.{args.verb}")
+    return _carry_out(args)
+
+
+def _verb(words: Sequence[str]) -> str:
+    """Return the verb, or an empty text when only the list of verbs is wanted."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--store":
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word if word in VERBS else ""
+    return ""
+
+
+def _carry_out(args: argparse.Namespace) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended)
     try:
-        status: int = module.main(args)
+        status: int = importlib.import_module(f"microvm.cli.{args.verb}").main(args)
         sys.stdout.flush()
     except SpecError as error:
-        _tell(f"{len(error.problems)} problem{'s' if len(error.problems) != 1 else ''}:")
+        count = len(error.problems)
+        _tell(f"{count} problem{'s' if count != 1 else ''}:")
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return _failed(args, error)
@@ -102,9 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _ended(number: int, frame: FrameType | None) -> None:
+    """Unwind, so that what was begun is cleared away."""
+    raise SystemExit(128 + number)
+
+
 def _failed(args: argparse.Namespace, error: MicroVMError) -> int:
     """Return the status of a failure; a job's own statuses must not be mistaken for ours."""
-    return 125 if getattr(args, "command", None) else error.exit_code
+    return 125 if args.command else error.exit_code
 
 
 def _tell(text: str) -> None:

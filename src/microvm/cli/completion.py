@@ -18,8 +18,28 @@ def main(args: Namespace) -> int:
         return 0
     import shtab
 
-    print(shtab.complete(parser(), args.shell))
+    print(shtab.complete(parser(), args.shell, preamble=_REFERENCES[args.shell]))
     return 0
+
+
+_NAMES = r"sed -n 's/^ *\[microvms\.\([a-z0-9-]*\)[].].*/\1/p' microvm.toml 2>/dev/null | sort -u"
+"""Prints the names in this directory's project; asking `microvm` itself would be felt."""
+
+_REFERENCES = {
+    "bash": f"""
+_microvm_references() {{
+    compgen -W "$({_NAMES})" -- "$1"
+    compgen -d -- "$1"
+}}
+""",
+    "zsh": f"""
+_microvm_references() {{
+    local -a names=(${{(f)"$({_NAMES})"}})
+    compadd -a names
+    _files -/
+}}
+""",
+}
 
 
 def _fish() -> str:
@@ -30,6 +50,11 @@ def _fish() -> str:
     subs = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     for verb, sub in subs.choices.items():
         lines += [_option(verb, action) for action in sub._actions if action.option_strings]
+        if any(action.dest == "reference" for action in sub._actions):
+            lines.append(
+                f"complete -c microvm -n {_seen(verb)} -a '({_quoted(_NAMES)})' -d MicroVM"
+            )
+            lines.append(f"complete -c microvm -n {_seen(verb)} -a '(__fish_complete_directories)'")
     return "\n".join(lines)
 
 
@@ -39,8 +64,11 @@ def _option(verb: str, action: argparse.Action) -> str:
         for name in action.option_strings
     )
     takes = " -r" if action.nargs != 0 else ""
-    condition = f"'__fish_seen_subcommand_from {verb}'"
-    return f"complete -c microvm -n {condition} {names}{takes} -d '{_quoted(action.help or '')}'"
+    return f"complete -c microvm -n {_seen(verb)} {names}{takes} -d '{_quoted(action.help or '')}'"
+
+
+def _seen(verb: str) -> str:
+    return f"'__fish_seen_subcommand_from {verb}'"
 
 
 def _quoted(text: str) -> str:

@@ -13,19 +13,31 @@ def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
     project_options.add_project(parser, overrides=False)
     project_options.add_store(parser)
-    parser.add_argument("--update", action="store_true", help="resolve again, also what is locked")
+    parser.add_argument(
+        "--update",
+        nargs="?",
+        const=".",
+        metavar="NAME",
+        help="resolve again what is locked already; with NAME only that MicroVM",
+    )
     parser.add_argument("--json", action="store_true", help="print the changes as JSON")
 
 
 def main(args: Namespace) -> int:
     """Lock a project's MicroVMs, or the one that the reference names."""
+    if args.update not in (None, ".") and args.reference == ".":
+        args.reference = args.update  # a bare name is a reference; so is a whole one
+        args.update = "."
     project = project_options.project_of(args)
     names = [project.selected] if project.selected else None
+    if args.update not in (None, "."):
+        project.get(args.update)
+        names = [args.update]
     with progress.shown(progress.Steps()) as report:
         result = microvm.lock(
             project,
             names,
-            update=args.update,
+            update=args.update is not None,
             store=project_options.store_of(args),
             progress=report,
         )

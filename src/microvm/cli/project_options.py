@@ -1,20 +1,25 @@
 """Options that several verbs share: which project, which fields are changed, which store."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import microvm
+
+COMPLETE_REFERENCE = {"bash": "_microvm_references", "zsh": "_microvm_references"}
+"""Shell functions that `completion` defines."""
 
 
 def add_project(parser: ArgumentParser, *, overrides: bool = True) -> None:
     """Declare the reference and what changes it."""
-    parser.add_argument(
+    reference: Any = parser.add_argument(
         "reference",
         nargs="?",
         default=".",
         metavar="REF",
         help="what to use (default: the project in this directory)",
     )
+    reference.complete = COMPLETE_REFERENCE
     parser.add_argument(
         "--trust", action="store_true", help="grant a foreign project what it asks of the host"
     )
@@ -38,6 +43,8 @@ def add_store(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         type=Path,
+        # The one before the verb stays where there is none after it.
+        default=SUPPRESS,
         metavar="DIR",
         help="where build results are kept (default: $MICROVM_STORE, else a fixed place)",
     )
