@@ -33,6 +33,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
 
 unit: setup
 	$(PYTEST) $(wildcard tests/unit tests/contract tests/golden)
