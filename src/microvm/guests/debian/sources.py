@@ -116,7 +116,8 @@ def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     program = process.require_program("mmdebstrap", "mmdebstrap")
     argv = [
         str(program),
-        "--mode=chrootless",  # nothing is installed, and it asks for no rights
+        # Nothing is installed; chrootless asks for no rights, but mmdebstrap 1.5 refuses it to root.
+        "--mode=root" if os.geteuid() == 0 else "--mode=chrootless",
         "--variant=custom",
         "--format=null",
         f"--components={','.join(system.components)}",
