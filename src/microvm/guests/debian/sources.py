@@ -1,5 +1,6 @@
 """Where packages come from: the declared words as apt sources."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     program = process.require_program("mmdebstrap", "mmdebstrap")
     argv = [
         str(program),
-        # Nothing is installed; chrootless asks for no rights, but mmdebstrap 1.5 refuses it to root.
+        # Nothing is installed. chrootless asks for no rights; mmdebstrap 1.5 refuses it to root.
         "--mode=root" if os.geteuid() == 0 else "--mode=chrootless",
         "--variant=custom",
         "--format=null",
