@@ -421,6 +421,32 @@ def test_what_cannot_be_built_is_said_in_one_error(make, store, fields, error, w
     assert store.abandoned() == []
 
 
+ESCAPE = """perl -e '
+mkdir q(/opt/jail); chroot q(/opt/jail) or die; chdir q(..) for 1 .. 40; chroot q(.) or die;
+exit 3 if -e q({secret}); open my $out, q(>), q({directory}/written); exit 0'"""
+
+
+def test_commands_cannot_leave_the_root_even_as_its_root(make, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    for directory in (tmp_path, *tmp_path.parents[:-2]):
+        directory.chmod(0o755)
+    tmp_path.chmod(0o777)
+    make(
+        declare(
+            run=(
+                "test ! -e /mnt/store",
+                f"test ! -e /proc/1/root{secret}",
+                f"! ls /proc/1/cwd{secret} /proc/1/fd",
+                ESCAPE.replace("{secret}", str(secret)).replace("{directory}", str(tmp_path)),
+                f"mkdir /opt/p; mount -t proc proc /opt/p && test ! -e /opt/p/1/root{secret}",
+                "! kill -9 1; kill -9 -1 || true",
+            )
+        )
+    )
+    assert not (tmp_path / "written").exists()
+
+
 def test_the_nearest_names_of_a_package_that_is_not_there_are_told(make):
     with pytest.raises(MicroVMError) as caught:
         make(declare(packages=("openssh-servr",)))

@@ -129,9 +129,21 @@ def die_with_parent() -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0))
 
 
-def set_dumpable() -> None:
-    """Own `/proc/self` again after a change of uid (prctl(2), PR_SET_DUMPABLE)."""
-    _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
+def set_dumpable(dumpable: bool = True) -> None:
+    """Own `/proc/self` after a change of uid, or close it to others (prctl(2), PR_SET_DUMPABLE).
+
+    A process that isn't dumpable gives its `/proc/PID/root` to no one in a user namespace.
+    """
+    _check(_libc.prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0))
+
+
+def confine(root: Path) -> None:
+    """Make the mount `root` all that this process sees (pivot_root(2)); chroot(2) can be left."""
+    unshare(CLONE_NEWNS)
+    os.chdir(root)
+    _check(_libc.pivot_root(b".", b"."), str(root))
+    unmount(".")
+    os.chdir("/")
 
 
 def sync_filesystem(descriptor: int) -> None:

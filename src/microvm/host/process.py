@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from microvm.errors import CommandFailed, DeadlineExceeded, HostError
+from microvm.host import linux
 
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Places that an ordinary user's PATH often lacks."""
@@ -88,11 +89,6 @@ def ended(returncode: int) -> str:
     return f"ended with status {returncode}"
 
 
-def _enter(root: Path) -> None:
-    os.chroot(root)
-    os.chdir("/")
-
-
 def run(
     argv: Argv,
     *,
@@ -143,7 +139,7 @@ def run(
 def run_in_root(
     root: Path, argv: Argv, *, env: Mapping[str, str], timeout_s: float, doing: str
 ) -> None:
-    """Run a program after chroot(2) into `root`; `env` is all that it sees.
+    """Run a program whose only file system is the mount `root`; `env` is all that it sees.
 
     Returns when the program itself ends, whatever it leaves running. Raises as `run` does, with
     the last words of its output.
@@ -159,7 +155,7 @@ def run_in_root(
                 stderr=output,
                 timeout=timeout_s,
                 env=env,
-                preexec_fn=lambda: _enter(root),
+                preexec_fn=lambda: linux.confine(root),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
@@ -169,6 +165,8 @@ def run_in_root(
             ) from error
         except OSError as error:
             raise HostError(f"could not {doing}: {error.strerror}: {words[0]}") from error
+        except subprocess.SubprocessError as error:  # whatever kept it from entering the root
+            raise HostError(f"could not {doing}: could not enter {root}: {error}") from error
         if done.returncode != 0:
             raise CommandFailed(
                 f"could not {doing}: {Path(words[0]).name} {ended(done.returncode)}: "

@@ -80,9 +80,12 @@ def furnished(root: Path) -> Iterator[None]:
         for name in ("tmp", "run"):
             mount(name, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
         (root / "run/lock").mkdir(exist_ok=True)
+        # This process still sees the host's files; its /proc/1/root must not lead there.
+        linux.set_dumpable(False)
         yield
     finally:
         _kill_others()
+        linux.set_dumpable()
         for target in reversed(mounted):
             linux.unmount(target)
 
