@@ -149,7 +149,7 @@ def test_the_job_has_the_environment_of_a_login_and_nothing_of_the_agent():
 
 def test_arguments_arrive_unchanged():
     odd = ["", "two words", "new\nline", "$(id)", "ü"]
-    status, out, _ = run("printf", "%s|", *odd)
+    _, out, _ = run("printf", "%s|", *odd)
     assert out.decode() == "".join(f"{word}|" for word in odd)
 
 

@@ -249,4 +249,4 @@ def _share_line(share: Share) -> str:
 def escape(path: str) -> str:
     r"""Return a path for the mounts file: spaces, backslashes and the like as octal `\0NNN`."""
     plain = set(b"/.-_+,:@=" + bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)))
-    return "".join(chr(c) if c in plain else f"\\\\0{c:03o}" for c in path.encode())
+    return "".join(chr(c) if c in plain else f"\\0{c:03o}" for c in path.encode())

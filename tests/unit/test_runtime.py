@@ -1,0 +1,120 @@
+"""What a guest's configuration layer holds beside its declaration."""
+
+import subprocess
+
+from microvm.guests.debian import runtime
+from microvm.model.declaration import MicroVM
+from microvm.model.devices import Interface, Share, Volume
+from microvm.model.identity import volume_uuid
+from microvm.model.system import DebianSystem, User
+
+READ_A_LINE = """
+while read -r kind path; do printf '%b' "$path"; done
+"""
+
+
+def contents(microvm: MicroVM = MicroVM(), installed: tuple[str, ...] = ()) -> runtime.Contents:  # noqa: B008
+    return runtime.contents(
+        "box", microvm, installed=frozenset(installed), description="Debian 13 (trixie)"
+    )
+
+
+def mounts(microvm: MicroVM) -> list[str]:
+    return contents(microvm).files["/etc/microvm/mounts"][0].decode().splitlines()
+
+
+def masked(found: runtime.Contents) -> set[str]:
+    return {path.rsplit("/", 1)[-1] for path, to in found.links.items() if to == "/dev/null"}
+
+
+def test_a_guest_without_network_gets_no_network_programs():
+    assert runtime.packages_for(MicroVM()) == ()
+    assert "systemd-networkd.service" in masked(contents())
+
+
+def test_a_guest_with_a_network_configures_it_by_dhcp():
+    microvm = MicroVM(interfaces=(Interface(type="user", id="net0"),))
+    found = contents(microvm)
+    assert {"iproute2", "systemd-resolved"} <= set(runtime.packages_for(microvm))
+    assert b"DHCP=yes" in found.files["/etc/systemd/network/80-microvm.network"][0]
+    assert "systemd-networkd.service" not in masked(found)
+
+
+def test_options_bring_the_packages_that_they_need():
+    users = {"ann": User(sudo=True, ssh_authorized_keys=("ssh-ed25519 AAAA",))}
+    system = DebianSystem(users=users, locale="de_DE.UTF-8", timezone="Europe/Berlin")
+    wanted = runtime.packages_for(MicroVM(system=system))
+    assert {"sudo", "openssh-server", "locales", "tzdata"} <= set(wanted)
+
+
+def test_volumes_are_mounted_by_the_uuid_that_they_will_be_made_with():
+    microvm = MicroVM(
+        volumes=(
+            Volume(image="root.img", size=64, mount_point="/"),
+            Volume(image="data.img", size=64, mount_point="/srv/a b"),
+        )
+    )
+    uuid = volume_uuid("box", "data.img")
+    assert mounts(microvm) == [f"volume 1 {uuid} /srv/a\\0040b ext4 rw"]
+
+
+def test_a_mount_inside_another_comes_after_it():
+    microvm = MicroVM(
+        volumes=(Volume(image="deep.img", size=64, mount_point="/srv/data/deep"),),
+        shares=(Share(tag="work", source="/tmp", mount_point="/srv"),),
+    )
+    assert [line.split()[0] for line in mounts(microvm)] == ["share", "volume"]
+
+
+def test_escaped_paths_come_back_as_the_initrd_reads_them():
+    for path in ("/plain", "/two words", "/tab\there", "/back\\slash", "/ünï", "/a%sb", "/star*"):
+        line = f"share {runtime.escape(path)}\n".encode()
+        done = subprocess.run(
+            ["sh", "-c", READ_A_LINE], input=line, capture_output=True, check=True
+        )
+        assert done.stdout.decode() == path
+
+
+def test_the_console_has_one_login_and_it_is_ours():
+    found = contents()
+    assert "serial-getty@ttyS0.service" in masked(found)
+    assert "systemd-getty-generator" in masked(found)
+    assert "/etc/systemd/system/microvm-console.service" in found.files
+
+
+def test_every_started_unit_is_there():
+    found = contents(installed=("openssh-server",))
+    for path, target in found.links.items():
+        if ".wants/microvm-" in path:
+            assert f"/etc/systemd/system/{target.removeprefix('../')}" in found.files
+
+
+def test_units_after_the_greeting_are_ordered_and_not_masked():
+    found = contents(MicroVM(interfaces=(Interface(type="user", id="net0"),)))
+    for unit in runtime._AFTER_GREETING:
+        text = found.files[f"/etc/systemd/system/{unit}.d/microvm.conf"][0]
+        assert text == b"[Unit]\nAfter=microvm-greeting.service\n"
+        assert unit not in masked(found)
+
+
+def test_host_keys_are_made_at_the_first_start_and_never_built_in():
+    found = contents(installed=("openssh-server",))
+    assert not any("ssh_host" in path for path in found.files)
+    assert b"/var/lib/microvm/ssh/" in found.files["/etc/ssh/sshd_config.d/microvm.conf"][0]
+    assert "/etc/systemd/system/microvm-ssh-keys.service" in found.files
+
+
+def test_tmp_is_a_file_system_of_its_own_only_where_the_root_is_kept():
+    kept = MicroVM(volumes=(Volume(image="root.img", size=64, mount_point="/"),))
+    assert "tmp.mount" in masked(contents())
+    assert "tmp.mount" not in masked(contents(kept))
+
+
+def test_poweroff_needs_no_session_manager_but_uses_one_that_is_installed():
+    assert "/usr/local/sbin/poweroff" in contents().files
+    assert "/usr/local/sbin/poweroff" not in contents(installed=("dbus",)).files
+
+
+def test_no_two_entries_have_one_path():
+    found = contents(MicroVM(interfaces=(Interface(type="user", id="net0"),)), ("openssh-server",))
+    assert not set(found.files) & set(found.links)
