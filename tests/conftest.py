@@ -18,6 +18,7 @@ class CommandLine:
 
     def __init__(self, store: Path, home: Path) -> None:
         self.store = store
+        self.program = Path(sys.executable).with_name("microvm")
         self.env: Mapping[str, str] = {
             **os.environ,
             "MICROVM_STORE": str(store),
@@ -27,14 +28,19 @@ class CommandLine:
         }
 
     def command(self, *arguments: str) -> list[str]:
-        return [str(Path(sys.executable).with_name("microvm")), *arguments]
+        return [str(self.program), *arguments]
 
     def __call__(
-        self, *arguments: str, timeout: float = 300, cwd: Path | None = None, input: bytes = b""
+        self,
+        *arguments: str,
+        timeout: float = 300,
+        cwd: Path | None = None,
+        input: bytes = b"",
+        extra: Mapping[str, str] | None = None,
     ) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
             self.command(*arguments),
-            env=self.env,
+            env={**self.env, **(extra or {})},
             cwd=cwd,
             input=input,
             capture_output=True,
@@ -61,6 +67,12 @@ def guest_store(tmp_path_factory) -> Path:
     """A store that tests share: a base layer is built once."""
     named = os.environ.get("MICROVM_TEST_STORE")
     return Path(named) if named else tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def mirror() -> str | None:
+    """The Debian mirror to build guests from; None leaves the choice to mmdebstrap."""
+    return os.environ.get("MICROVM_TEST_MIRROR")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from microvm.cli import project_options
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    project_options.add_store(parser)
     verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, text in (
         ("list", "list the items"),
@@ -31,7 +32,11 @@ def main(args: Namespace) -> int:
 
 def _list(store: "microvm.Store", args: Namespace) -> int:
     names = store.names()
-    print(json.dumps(names, indent=1) if args.json else "\n".join(names))
+    if args.json:
+        print(json.dumps(names, indent=1))
+        return 0
+    for name in names:
+        print(name)
     return 0
 
 

@@ -38,14 +38,15 @@ _PROGRAMS = (
     ("mkfs.vfat", "dosfstools", "lacking", "vfat volumes"),
     ("git", "git", "lacking", "projects in Git"),
 )
+_QEMU_PACKAGES = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 _VMMS = ("cloud-hypervisor", "firecracker", "crosvm", "lkvm")
 
 
 def examine(store: Path) -> list[Finding]:
     """Return what was found, the most important first."""
     return [
-        *_qemu(), *_kvm(), *_namespaces(store), *_programs(), *_keyrings(), *_virtiofsd(),
-        *_others(), *_space(store),
+        *_qemu(), *_kvm(), *_namespaces(store), *_groups(), *_programs(), *_keyrings(),
+        *_virtiofsd(), *_others(), *_space(store),
     ]  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def _qemu() -> Iterator[Finding]:
             topic="qemu",
             state="broken",
             text=error.message,
-            mend="sudo apt install qemu-system-x86",
+            mend=f"sudo apt install {_QEMU_PACKAGES.get(platform.machine(), 'qemu-system')}",
         )
         return
     version = ".".join(map(str, found.version))
@@ -90,6 +91,10 @@ def _namespaces(store: Path) -> Iterator[Finding]:
             mend="sudo apt install uidmap",
         )
         return
+    if forbidden := namespace.check_support():
+        setting, _, mend = forbidden.partition(": ")
+        yield Finding(topic="user namespaces", state="broken", text=setting, mend=mend)
+        return
     try:
         ids = namespace.id_range(store)
         namespace.run_inside("microvm.host.inside:whoami", {}, binds={}, ids=ids, timeout_s=20)
@@ -98,6 +103,26 @@ def _namespaces(store: Path) -> Iterator[Finding]:
         return
     text = f"work; builds use the ids {ids.first_uid} to {ids.first_uid + ids.count - 1}"
     yield Finding(topic="user namespaces", state="good", text=text)
+
+
+def _groups() -> Iterator[Finding]:
+    """Look at the devices that the groups of an ordinary user must open; `_kvm` tells of kvm's."""
+    vsock, tun = Path("/dev/vhost-vsock"), Path("/dev/net/tun")
+    if vsock.exists() and not os.access(vsock, os.R_OK | os.W_OK):
+        yield Finding(
+            topic=str(vsock),
+            state="lacking",
+            text="no permission; needed for vsock",
+            mend="sudo usermod -aG kvm $USER    # then log in again",
+        )
+    for device, module, purpose in ((vsock, "vhost_vsock", "vsock"), (tun, "tun", "taps")):
+        if not device.exists():
+            yield Finding(
+                topic=str(device),
+                state="lacking",
+                text=f"missing; needed for {purpose}",
+                mend=f"sudo modprobe {module}",
+            )
 
 
 def _programs() -> Iterator[Finding]:

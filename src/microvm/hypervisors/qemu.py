@@ -1,6 +1,6 @@
 """qemu: the most complete device model, and the only one that can emulate.
 
-Sources: qemu-system-x86_64(1) and `-device help` of versions 7.2 and 10.0.
+Sources: qemu-system-x86_64(1), `-device help` of 7.2 and 10.0.
 """
 
 import platform
@@ -10,6 +10,7 @@ from microvm.errors import Problem
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.kernel_line import STORE_TAG, kernel_line
+from microvm.hypervisors.qemu_syntax import dashed, escape
 from microvm.hypervisors.virtiofsd import virtiofsd
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Interface, Share
@@ -217,17 +218,17 @@ class _Plan:
         machine = ",".join([self.machine, *(f"{key}={value}" for key, value in options.items())])
         self.argv += [
             facts.programs[PROGRAM].path,
-            "-name", f"guest={_escape(self.runner.name)}",
+            "-name", f"guest={escape(self.runner.name)}",
             "-machine", machine,
             "-accel", "tcg,thread=multi" if tcg else "kvm",
             "-cpu", vm.cpu or self._cpu(),
             "-smp", str(vm.vcpu),
             "-m", f"{vm.mem}M",
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-            "-uuid", _dashed(facts.machine_id),
+            "-uuid", dashed(facts.machine_id),
             # What a guest that took over the process could ask of the host's kernel.
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-            "-qmp", f"unix:{_escape(vm.socket or CONTROL)},server=on,wait=off",
+            "-qmp", f"unix:{escape(vm.socket or CONTROL)},server=on,wait=off",
         ]  # fmt: skip
         if self.shared_memory or vm.hugepage_mem:
             huge = ",hugetlb=on" if vm.hugepage_mem else ""
@@ -255,7 +256,7 @@ class _Plan:
         cache = "" if direct is None else f",cache.direct={'on' if direct else 'off'}"
         self.argv += [
             "-drive",
-            f"if=none,id={name},format=raw,file.driver=file,file.filename={_escape(path)}"
+            f"if=none,id={name},format=raw,file.driver=file,file.filename={escape(path)}"
             f",read-only={'on' if read_only else 'off'},discard=unmap{cache}",
         ]
         if path.startswith("/dev/"):
@@ -349,14 +350,14 @@ class _Plan:
                 read_only=frozen,
             )
         )
-        self.argv += ["-chardev", f"socket,id=fs-{tag},path={_escape(socket)}"]
+        self.argv += ["-chardev", f"socket,id=fs-{tag},path={escape(socket)}"]
         self.device("vhost-user-fs", f"chardev=fs-{tag},tag={tag}")
 
     def _9p(self, tag: str, source: str, security_model: str, *, read_only: bool) -> None:
         ro = ",readonly=on" if read_only else ""
         self.argv += [
             "-fsdev",
-            f"local,id=fs-{tag},path={_escape(source)},security_model={security_model},multidevs=remap{ro}",
+            f"local,id=fs-{tag},path={escape(source)},security_model={security_model},multidevs=remap{ro}",
         ]
         self.device("virtio-9p", f"fsdev=fs-{tag},mount_tag={tag}")
 
@@ -376,9 +377,10 @@ class _Plan:
         text = ""
         for forward in self.runner.microvm.forward_ports:
             if forward.origin == "host":
-                host = forward.host.address or "127.0.0.1"
-                text += f",hostfwd={forward.proto}:{host}:{forward.host.port}"
-                text += f"-{forward.guest.address}:{forward.guest.port}"
+                host = f"{forward.host.address or '127.0.0.1'}:{forward.host.port}"
+                text += (
+                    f",hostfwd={forward.proto}:{host}-{forward.guest.address}:{forward.guest.port}"
+                )
         return text
 
     def _extras(self) -> None:
@@ -394,17 +396,7 @@ class _Plan:
             self.modules.append("virtio_balloon")
         if vm.vsock.cid is not None:
             self.device("vhost-vsock", f"guest-cid={vm.vsock.cid}")
-            self.modules += ["vmw_vsock_virtio_transport"]
+            self.modules.append("vmw_vsock_virtio_transport")
         for name, path in sorted(vm.credential_files.items()):
             file = path if path.startswith("/") else f"{self.facts.project_dir}/{path}"
-            self.argv += ["-fw_cfg", f"name=opt/io.systemd.credentials/{name},file={_escape(file)}"]
-
-
-def _escape(text: str) -> str:
-    """Double the commas of a value: QEMU's option syntax ends a value at a single one."""
-    return text.replace(",", ",,")
-
-
-def _dashed(identity: str) -> str:
-    plain = identity.replace("-", "")
-    return f"{plain[:8]}-{plain[8:12]}-{plain[12:16]}-{plain[16:20]}-{plain[20:]}"
+            self.argv += ["-fw_cfg", f"name=opt/io.systemd.credentials/{name},file={escape(file)}"]

@@ -1,0 +1,243 @@
+"""The command line as a process: data on stdout, talk on stderr, statuses that scripts can use."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from microvm.cli import VERBS
+
+GOOD = "[microvms.web]\nmem = 256\n[microvms.db]\nmem = 128\n"
+
+
+@pytest.fixture
+def cli(microvm_cli, tmp_path):
+    def run(*arguments, **options):
+        store = {} if "--store" in arguments else {"MICROVM_STORE": str(tmp_path / "store")}
+        return microvm_cli(*arguments, extra=store, timeout=60, **options)
+
+    return run
+
+
+@pytest.fixture
+def project(tmp_path):
+    directory = tmp_path / "project"
+    directory.mkdir()
+
+    def write(text, name="microvm.toml"):
+        (directory / name).write_text(text)
+        return str(directory)
+
+    return write
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_goes_to_stdout_and_starts_with_what_it_does(cli, verb):
+    told = cli(*([verb] if verb else []), "--help")
+    assert told.returncode == 0
+    assert told.stderr == ""
+    assert "usage: microvm" in told.stdout
+    assert len(told.stdout.splitlines()) > 4
+    assert verb in told.stdout
+
+
+def test_help_is_quick_and_loads_no_heavy_module(microvm_cli):
+    python = str(microvm_cli.program.with_name("python"))
+    code = "import sys; from microvm.cli import parser; parser(''); print(*sys.modules)"
+    loaded = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"pydantic", "rich", "shtab", "microvm.guests", "microvm.projects"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["nosuch"], 2),
+        ([], 2),
+        (["check", "--nosuch"], 2),
+        (["check", "--", "ls"], 2),
+        (["run", ".", "--"], 2),
+        (["run", "--nosuch", "--", "ls"], 125),
+        (["run", "./nosuch", "--", "ls"], 125),
+        (["run", "./nosuch"], 3),
+        (["store"], 2),
+        (["completion", "tcl"], 2),
+    ],
+)
+def test_wrong_usage_is_told_on_stderr_with_its_status(cli, words, status):
+    ran = cli(*words)
+    assert ran.returncode == status
+    assert ran.stdout == ""
+    assert "microvm" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_check_says_ok_with_the_names(cli, project):
+    ran = cli("check", project(GOOD))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("ok: ")
+    assert ran.stdout.endswith("web, db\n")
+
+
+def test_check_prints_every_problem_with_file_and_line(cli, project):
+    where = project('[microvms.web]\nmem = 1\nhypervisor = "qemo"\nvolums = []\n')
+    ran = cli("check", where)
+    assert ran.returncode == 3
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("microvm: 3 problems:\n")
+    for line in (2, 3, 4):
+        assert f"{where}/microvm.toml:{line}: microvms.web." in ran.stderr
+    assert "volumes" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("microvm.toml", "[microvms.web\n", "line 1"),
+        ("microvm.toml", "", "declares no MicroVM"),
+        ("microvms.py", "1 / 0\n", "ZeroDivisionError"),
+    ],
+)
+def test_a_broken_project_is_one_message_without_a_traceback(cli, project, name, text, said):
+    ran = cli("check", project(text, name))
+    assert ran.returncode == 3
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_fields_are_changed_by_set_and_hypervisor(cli, project):
+    where = project(GOOD)
+    assert cli("check", f"{where}#web", "--set", "mem=1024").returncode == 0
+    assert "name one" in cli("check", where, "--set", "mem=1024").stderr
+    assert "mem" in cli("check", f"{where}#web", "--set", "mem=small").stderr
+    assert "nosuch" in cli("check", f"{where}#web", "--hypervisor", "nosuch").stderr
+    ran = cli("check", f"{where}#web", "--hypervisor", "firecracker")
+    assert ran.returncode == 3
+    assert "firecracker" in ran.stderr
+
+
+@pytest.mark.parametrize("template", ["default", "web", "job", "python"])
+def test_init_writes_a_project_that_passes_check(cli, tmp_path, template):
+    target = tmp_path / "new"
+    made = cli("init", str(target), "--template", template)
+    assert made.returncode == 0, made.stderr
+    assert all(line.startswith(str(target)) for line in made.stdout.splitlines())
+    assert "microvm run" in made.stderr
+    trust = ["--trust"] if template == "python" else []
+    checked = cli("check", *trust, str(target))
+    assert checked.returncode == 0, checked.stderr
+    again = cli("init", str(target), "--template", template)
+    assert again.returncode == 5
+    assert "Traceback" not in again.stderr
+
+
+def test_schema_is_json_with_a_description_of_every_option(cli):
+    schema = json.loads(cli("schema").stdout)
+    assert "microvms" in schema["properties"]
+
+
+@pytest.mark.parametrize("place", ["before", "after", "variable"])
+def test_the_store_may_be_named_in_three_ways(cli, tmp_path, place):
+    named = str(tmp_path / "named")
+    if place == "before":
+        ran = cli("--store", named, "store", "list")
+    elif place == "after":
+        ran = cli("store", "list", "--store", named)
+    else:
+        ran = cli("store", "list")
+        named = str(tmp_path / "store")
+    assert (ran.returncode, ran.stdout) == (0, "")
+    assert os.path.isdir(named)  # noqa: PTH112
+
+
+def test_an_empty_store_is_whole_and_has_nothing_to_collect(cli):
+    assert json.loads(cli("store", "verify", "--json").stdout)["problems"] == []
+    assert json.loads(cli("store", "gc", "--json").stdout)["items"] == []
+
+
+def test_a_store_that_cannot_be_made_is_one_message(cli):
+    ran = cli("--store", "/proc/nosuch", "store", "list")
+    assert ran.returncode == 4
+    assert "/proc/nosuch" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_hypervisors_shows_who_can_do_what(cli):
+    table = json.loads(cli("hypervisors", "--json").stdout)
+    assert all(set(row) >= {"qemu", "firecracker"} for row in table.values())
+    assert len(cli("hypervisors").stdout.splitlines()) == len(table) + 1
+
+
+def test_doctor_tells_each_lack_with_what_mends_it(cli):
+    ran = cli("doctor", "--json")
+    findings = json.loads(ran.stdout)
+    assert {"qemu", "kvm", "user namespaces", "mmdebstrap", "space"} <= {
+        found["topic"] for found in findings
+    }
+    broken = [found for found in findings if found["state"] == "broken"]
+    assert ran.returncode == (4 if broken else 0)
+    assert all(found["mend"] for found in broken)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_verb_and_option(cli, tmp_path, shell):
+    script = cli("completion", shell).stdout
+    for word in (*VERBS, "out-link", "ephemeral", "dry-run" if shell != "fish" else "store"):
+        assert word in script
+    if program := shutil.which(shell):
+        path = tmp_path / "script"
+        path.write_text(script)
+        subprocess.run([program, "-n", str(path)], check=True)
+
+
+def test_bash_completes_the_names_of_this_directorys_project(cli, project, tmp_path):
+    directory = project(GOOD)
+    script = tmp_path / "script"
+    script.write_text(cli("completion", "bash").stdout)
+    asks = (
+        f"source {script}; COMP_WORDS=(microvm run w); COMP_CWORD=2; "
+        "$(complete -p microvm | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", asks], cwd=directory, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "web\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(microvm_cli):
+    process = microvm_cli.start("schema")
+    process.stdout.close()
+    assert process.wait(30) == 141
+
+
+def test_an_interrupted_build_ends_soon_and_leaves_nothing(microvm_cli, project, tmp_path):
+    # A mirror that takes the connection and never answers.
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        where = project(f'[microvms.a.system]\nmirror = "http://127.0.0.1:{port}/debian"\n')
+        store = tmp_path / "store"
+        process = microvm_cli.start("build", where, "--store", str(store))
+        connection, _ = server.accept()
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said = process.communicate(timeout=30)[0].decode()
+        connection.close()
+    assert time.monotonic() - began < 5
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert list((store / ".tmp").iterdir()) == []
+
+
+def test_the_version_is_the_packages(cli):
+    import microvm
+
+    assert re.fullmatch(r"microvm \d+\.\d+\.\d+\n", cli("--version").stdout)
+    assert microvm.__version__ in cli("--version").stdout
