@@ -1,5 +1,4 @@
 """qemu: the most complete device model, and the only one that can emulate.
-
 Sources: qemu-system-x86_64(1), `-device help` of 7.2 and 10.0.
 """
 
@@ -377,10 +376,9 @@ class _Plan:
         text = ""
         for forward in self.runner.microvm.forward_ports:
             if forward.origin == "host":
-                host = f"{forward.host.address or '127.0.0.1'}:{forward.host.port}"
-                text += (
-                    f",hostfwd={forward.proto}:{host}-{forward.guest.address}:{forward.guest.port}"
-                )
+                host, guest = forward.host, forward.guest
+                text += f",hostfwd={forward.proto}:{host.address or '127.0.0.1'}:{host.port}"
+                text += f"-{guest.address}:{guest.port}"
         return text
 
     def _extras(self) -> None:
