@@ -421,6 +421,38 @@ def test_what_cannot_be_built_is_said_in_one_error(make, store, fields, error, w
     assert store.abandoned() == []
 
 
+def test_a_full_disk_is_told_and_leaves_a_store_that_works(make, store, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small tmpfs")
+    _, lock = make(declare())
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", small], check=True)
+    try:
+        try:
+            os.setxattr(small, "user.try", b"")
+        except OSError:
+            pytest.skip("tmpfs has no user attributes before Linux 6.6")
+        full = Store.open(small)
+        for package in (package for layer in lock.layers for package in layer.packages):
+            name = f"{package.sha256}.deb"
+            shutil.copyfile(store.packages / name, full.packages / name)
+
+        def build() -> GuestSystem:
+            return guests.build(
+                "web", declare(), lock, store=full, project_dir=tmp_path, progress=silent
+            )
+
+        with pytest.raises(HostError, match="no space left"):
+            build()
+        assert full.abandoned() == []
+        assert full.verify().problems == ()
+        subprocess.run(["mount", "-o", "remount,size=1g", small], check=True)
+        assert build().layers
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 ESCAPE = """perl -e '
 mkdir q(/opt/jail); chroot q(/opt/jail) or die; chdir q(..) for 1 .. 40; chroot q(.) or die;
 exit 3 if -e q({secret}); open my $out, q(>), q({directory}/written); exit 0'"""
@@ -468,6 +500,18 @@ def test_a_mirror_that_stalls_is_given_up(make):
         port = server.getsockname()[1]
         with pytest.raises(MicroVMError, match=r"127\.0\.0\.1|no end"):
             make(MicroVM(system=DebianSystem(mirror=f"http://127.0.0.1:{port}/debian")))
+
+
+def test_a_release_file_that_was_changed_on_the_way_is_refused(make, store, tmp_path):
+    make(declare())
+    signed = next(store.lists.glob("*-lists/*_dists_trixie_InRelease"))
+    dist = tmp_path / "mirror/dists/trixie"
+    dist.mkdir(parents=True)
+    text = signed.read_text().replace("Suite: stable", "Suite: unstable")
+    (dist / "InRelease").write_text(text)
+    system = DebianSystem(mirror=f"file://{tmp_path}/mirror", updates=False)
+    with pytest.raises(CommandFailed, match=r"(?i)signature|BADSIG"):
+        make(MicroVM(system=system))
 
 
 def test_a_locked_package_that_the_mirror_no_longer_has_names_the_way_out(make, tmp_path):

@@ -1,11 +1,13 @@
 """Which layers a Debian guest has, what each is named by, and who makes it."""
 
+import errno
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import MicroVMError
+from microvm.errors import CommandFailed, HostError, MicroVMError
 from microvm.guests.debian import configuration, image, kernel_directory, runtime
 from microvm.guests.debian.apt import Apt
 from microvm.guests.debian.initrd import BOOT_MODULES
@@ -50,7 +52,18 @@ class Builder:
         self._layers: list[Layer] = []
 
     def build(self) -> GuestSystem:
-        """Return the guest system, made or found in the store."""
+        """Return the guest system, made or found in the store. Raises `MicroVMError`."""
+        try:
+            return self._build()
+        except CommandFailed as error:
+            if os.strerror(errno.ENOSPC) not in error.message:
+                raise
+            raise HostError(
+                f"there is no space left for the store {self._store.path}: {error.message}",
+                hint="microvm store gc deletes what nothing refers to; --store names another place",
+            ) from error
+
+    def _build(self) -> GuestSystem:
         kernel = self._kernel()
         for locked in self._lock.layers[1:]:
             if locked.packages:
