@@ -46,13 +46,21 @@ examples:
 """
 
 
+class _Overview(argparse.RawDescriptionHelpFormatter):
+    """Keeps a verb and its help on one line; Python before 3.13 forgets the verbs' indent."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = max(map(len, VERBS)) + 4
+
+
 def parser(only: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; with `only`, the other verbs are named but their modules not loaded."""
     top = argparse.ArgumentParser(
         prog="microvm",
         description="Declare, build and run MicroVMs.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Overview,
     )
     top.add_argument("--version", action="version", version=f"microvm {_version()}")
     top.add_argument(
