@@ -188,6 +188,10 @@ def _settings(name: str, microvm: MicroVM, description: str) -> dict[str, tuple[
         texts[f"/etc/systemd/system/{unit}.d/microvm.conf"] = (
             "[Unit]\nAfter=microvm-greeting.service\n"
         )
+    # A shutdown right after the greeting waits: a journal that is starting complains loudly else.
+    texts["/etc/systemd/system/systemd-journald.service.d/microvm.conf"] += (
+        "Before=shutdown.target\n"
+    )
     return {path: (text.encode(), 0o644) for path, text in texts.items()}
 
 
