@@ -6,9 +6,16 @@ from pathlib import Path
 import microvm
 from microvm.cli import progress, project_options
 
+_EPILOG = """\
+examples:
+  microvm build web --out-link result
+  ./result/bin/microvm-run           # starts it in the current directory
+"""
+
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    parser.epilog = _EPILOG
     project_options.add_project(parser)
     project_options.add_store(parser)
     parser.add_argument(

@@ -5,9 +5,16 @@ from argparse import ArgumentParser, Namespace
 import microvm
 from microvm.cli import project_options
 
+_EPILOG = """\
+examples:
+  microvm check                      # the project in this directory
+  microvm check ./vms#web --set mem=2048
+"""
+
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    parser.epilog = _EPILOG
     project_options.add_project(parser)
 
 

@@ -5,9 +5,17 @@ from argparse import ArgumentParser, Namespace
 
 from microvm.cli import VERBS, parser
 
+_EPILOG = """\
+examples:
+  microvm completion bash >~/.local/share/bash-completion/completions/microvm
+  microvm completion zsh >~/.zfunc/_microvm     # a directory of $fpath
+  microvm completion fish >~/.config/fish/completions/microvm.fish
+"""
+
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    parser.epilog = _EPILOG
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
 
 

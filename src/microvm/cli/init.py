@@ -6,9 +6,16 @@ from pathlib import Path
 
 import microvm
 
+_EPILOG = """\
+examples:
+  microvm init demo && microvm run ./demo
+  microvm init --template job .
+"""
+
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    parser.epilog = _EPILOG
     parser.add_argument(
         "directory",
         nargs="?",

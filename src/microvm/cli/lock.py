@@ -8,9 +8,17 @@ from dataclasses import asdict
 import microvm
 from microvm.cli import progress, project_options
 
+_EPILOG = """\
+examples:
+  microvm lock                       # resolve what is not locked yet
+  microvm lock --update              # take the mirror's newest of everything
+  microvm lock --update web --json
+"""
+
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    parser.epilog = _EPILOG
     project_options.add_project(parser, overrides=False)
     project_options.add_store(parser)
     parser.add_argument(

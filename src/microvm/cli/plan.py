@@ -8,9 +8,16 @@ from dataclasses import asdict
 import microvm
 from microvm.cli import progress, project_options
 
+_EPILOG = """\
+examples:
+  microvm plan web                   # the command, ready to paste
+  microvm plan --set vcpu=4 --json web
+"""
+
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    parser.epilog = _EPILOG
     project_options.add_project(parser)
     project_options.add_store(parser)
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")

@@ -11,6 +11,12 @@ _EPILOG = """\
 Without a command the guest's console is on this terminal; Ctrl-] then q ends it.
 With one, the guest runs it as its only job: its output, input and exit status are
 those of this command; 125 means that the machine itself failed, 124 the time limit.
+
+examples:
+  microvm run examples#hello
+  microvm run web --set mem=2048 --timeout 600
+  microvm run --ephemeral ./box -- make test
+  tar c src | microvm run box -- tar xC /tmp
 """
 
 

@@ -7,9 +7,16 @@ from dataclasses import asdict
 import microvm
 from microvm.cli import project_options
 
+_EPILOG = """\
+examples:
+  microvm store gc --dry-run         # what no machine, run or out-link needs
+  microvm --store /mnt/store store verify
+"""
+
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    parser.epilog = _EPILOG
     project_options.add_store(parser)
     verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, text in (
