@@ -416,9 +416,10 @@ def test_a_trusted_repository_on_this_machine_gives_packages(make, store, projec
     ],
 )
 def test_what_cannot_be_built_is_said_in_one_error(make, store, fields, error, words):
+    before = set(store.abandoned())  # other tests kill builds of this store
     with pytest.raises(error, match=words):
         make(declare(**fields))
-    assert store.abandoned() == []
+    assert set(store.abandoned()) <= before
 
 
 def test_a_full_disk_is_told_and_leaves_a_store_that_works(make, store, tmp_path):
