@@ -164,3 +164,24 @@ def test_superblocks_tell_file_system_and_uuid(kind, options, tmp_path, tool):
     found = superblock.read(image)
     assert found
     assert (found.fs_type, found.uuid.replace("-", "")) == (kind, uuid.replace("-", ""))
+
+
+def test_a_root_volume_that_another_vmm_has_is_not_reset(tmp_path):
+    import fcntl
+
+    from microvm.errors import StateError
+    from microvm.host import volumes
+    from microvm.model.plan import LaunchPlan, VolumePlan
+
+    image = tmp_path / "root.img"
+    image.write_bytes(b"data")
+    volume = VolumePlan(
+        index=0, image="root.img", size_mib=1, fs_type="ext4", uuid="u", label=None,
+        mkfs_args=(), create=True, read_only=False, root=True,
+    )  # fmt: skip
+    plan = LaunchPlan(name="a", process_name=None, argv=("x",), volumes=(volume,))
+    with image.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StateError, match="in use"):
+            volumes.prepare(plan, tmp_path, reset_root=True)
+    assert image.read_bytes() == b"data"

@@ -56,7 +56,7 @@ def _ask(path: Path) -> tuple[tuple[int, ...], str]:
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     version = tuple(int(part) for part in match.groups() if part) if match else ()
     flavour = ""
-    if path.name == "virtiofsd":
+    if "virtiofsd" in path.name:
         flavour = "c" if "FUSE" in text or "fuse" in text else "rust"
     return version, flavour
 

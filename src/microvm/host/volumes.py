@@ -55,8 +55,9 @@ def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]
     held: list[int] = []
     for volume in plan.volumes:
         path = state_dir / volume.image
-        if volume.root and reset_root:
-            path.unlink(missing_ok=True)
+        if volume.root and reset_root and path.exists():
+            os.close(_lock(path, volume))  # refused while another VMM has it
+            path.unlink()
             _layers_file(path).unlink(missing_ok=True)
         if not path.exists():
             _create(volume, path)

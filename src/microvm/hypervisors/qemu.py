@@ -5,10 +5,11 @@ Sources: qemu-system-x86_64(1), `-device help` of 7.2 and 10.0.
 import platform
 from dataclasses import dataclass, field
 
-from microvm.errors import Problem
+from microvm.errors import Problem, SpecError
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.kernel_line import STORE_TAG, kernel_line
+from microvm.hypervisors.qemu_host import host_problems
 from microvm.hypervisors.qemu_syntax import dashed, escape
 from microvm.hypervisors.virtiofsd import virtiofsd
 from microvm.model.declaration import MicroVM
@@ -117,6 +118,8 @@ class Qemu(Hypervisor):
 
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
         """Return the command line of one qemu process and its helpers."""
+        if problems := host_problems(runner.microvm, facts):
+            raise SpecError(problems)
         return _Plan(runner, facts).plan()
 
 
