@@ -117,8 +117,8 @@ def test_a_job_killed_by_a_signal_has_128_and_its_number():
 def test_signals_reach_the_job_and_what_it_started():
     with Job("sh", "-c", "echo ready; sleep 60") as job:
         job.until(lambda: bool(job.written[1]))
-        job.stream.signal(signal.SIGINT)
-        assert job.finish() == 128 + signal.SIGINT
+        job.stream.signal(signal.SIGTERM)
+        assert job.finish() == 128 + signal.SIGTERM
 
 
 def test_a_command_that_is_missing_is_127_and_one_that_cannot_run_126():

@@ -281,8 +281,8 @@ def become_mapped(argv: list[str], ids: IdRange | None, *, read_only: str | None
         process.become(argv)
     _unshare_mapped(ids)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    if frozen:
-        linux.attach_tree(linux.clone_tree(frozen), frozen, read_only=True)
+    # Copied with the invoking user's permissions: a directory above may be closed to the map's ids.
+    tree = linux.clone_tree(frozen) if frozen else None
     if ids.count > 1:
         os.setgroups([])
     os.setresgid(0, 0, 0)
@@ -291,6 +291,12 @@ def become_mapped(argv: list[str], ids: IdRange | None, *, read_only: str | None
     # The C virtiofsd insists on a directory below /run, where only the host's root may write.
     linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=0755")
     Path("/run/virtiofsd").mkdir()
+    if tree is not None:
+        served = Path("/run/served")
+        served.mkdir()
+        linux.attach_tree(tree, served, read_only=True)
+        argv = [word.replace(str(frozen), str(served)) for word in argv]
+    os.chdir("/")
     process.become(argv)
 
 

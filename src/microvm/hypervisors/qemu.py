@@ -1,15 +1,16 @@
 """qemu: the most complete device model, and the only one that can emulate.
+
 Sources: qemu-system-x86_64(1), `-device help` of 7.2 and 10.0.
 """
 
 import platform
 from dataclasses import dataclass, field
 
-from microvm.errors import Problem, SpecError
+from microvm.errors import Problem
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.kernel_line import STORE_TAG, kernel_line
-from microvm.hypervisors.qemu_host import host_problems
+from microvm.hypervisors.qemu_host import refuse_on_this_host
 from microvm.hypervisors.qemu_syntax import dashed, escape
 from microvm.hypervisors.virtiofsd import virtiofsd
 from microvm.model.declaration import MicroVM
@@ -61,9 +62,7 @@ class Qemu(Hypervisor):
         ),
         Support(feature=Feature.HOTPLUG, available=False, instead="give the guest more `mem`"),
         Support(
-            feature=Feature.INITIAL_BALLOON,
-            available=False,
-            instead="inflate the balloon after the start: microvm-balloon SIZE",
+            feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE later"
         ),
         Support(
             feature=Feature.USER, available=False, instead="start it as that user"
@@ -118,8 +117,7 @@ class Qemu(Hypervisor):
 
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
         """Return the command line of one qemu process and its helpers."""
-        if problems := host_problems(runner.microvm, facts):
-            raise SpecError(problems)
+        refuse_on_this_host(runner.microvm, facts)
         return _Plan(runner, facts).plan()
 
 
@@ -340,8 +338,8 @@ class _Plan:
         if not mapped and not self.facts.root and self.facts.programs["virtiofsd"].flavour == "c":
             ids = "own"  # the C implementation wants to be root of something
         frozen = None
-        if share.read_only and self.facts.programs["virtiofsd"].flavour == "c":
-            ids, frozen = ids or "host", source  # it has no option for that
+        if mapped or (share.read_only and self.facts.programs["virtiofsd"].flavour == "c"):
+            ids, frozen = ids or "host", source  # the C one has no option for that
         self.helpers.append(
             Helper(
                 name=f"virtiofsd-{tag}",

@@ -1,12 +1,12 @@
 """What of a declaration qemu could do, but not on this host."""
 
-from microvm.errors import Problem
+from microvm.errors import Problem, SpecError
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
 
 
-def host_problems(microvm: MicroVM, facts: Facts) -> list[Problem]:
-    """Return what this host can't do of what is declared."""
+def refuse_on_this_host(microvm: MicroVM, facts: Facts) -> None:
+    """Raise `SpecError` for what this host can't do of what is declared."""
     problems = []
     if microvm.qemu.machine == "microvm" and facts.accelerator.kind == "tcg":
         message = f"machine microvm does not boot here: {facts.accelerator.reason}"
@@ -21,4 +21,5 @@ def host_problems(microvm: MicroVM, facts: Facts) -> list[Problem]:
             for index, share in enumerate(microvm.shares)
             if share.uid_map or share.gid_map
         ]
-    return problems
+    if problems:
+        raise SpecError(problems)

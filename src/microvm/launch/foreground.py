@@ -127,6 +127,7 @@ class _Session:
         self._ended_by: Outcome | None = None
         self._escaped = False
         self._raw: terminal.Raw | None = None
+        self._status: int | None = None
         self._stream: stream.Connection | None = None
         self._stdin_open = interactive or options.job is not None
         self._job = (
@@ -157,7 +158,7 @@ class _Session:
             if self._qmp:
                 self._take_events()
                 self._qmp.close()
-        return self._verdict(running)
+        return self._verdict()
 
     def _loop(self, running: Process, console: int, signals: int) -> None:
         try:
@@ -171,7 +172,8 @@ class _Session:
                 if 0 in ready:
                     self._stdin_open = self._from_stdin(console)
                 self._exchange()
-                if running.pidfd in ready and running.wait(0) is not None:
+                if running.pidfd in ready:
+                    self._status = running.wait(1)
                     self._from_console(console)
                     break
         finally:
@@ -329,7 +331,7 @@ class _Session:
         words = starting.last_words(self._state_dir)
         return Outcome(code, reason, f"{self._console.tail()}{words}")
 
-    def _verdict(self, running: Process) -> Outcome | None:
+    def _verdict(self) -> Outcome | None:
         if self._job and self._job.ended:
             if self._job.failure is not None:
                 return Outcome(OWN_FAILURE, f"the job can't be started: {self._job.failure}")
@@ -340,7 +342,7 @@ class _Session:
             return self._failure(f"the guest can't go on: {self._console.failed}")
         if self._console.panicked:
             return self._failure("the guest's kernel panicked")
-        status = running.wait(0)
+        status = self._status
         if status:
             return self._failure(f"the VMM ended with status {status}")
         if self._job:

@@ -76,6 +76,9 @@ def load(
     foreign = reference.git_url is not None
     directory = _directory(reference)
     file = _file(text, directory)
+    if foreign and directory.resolve() not in file.resolve().parents:
+        message = "it leads outside the project"
+        raise SpecError([Problem(file=str(file), message=message)])
     if file.name.endswith(".py") and foreign and not trusted:
         message = "a foreign project in Python is a program"
         raise SpecError([Problem(file=str(file), message=message, hint=trust.HINT)])
@@ -147,6 +150,9 @@ def _validated(
         if key not in _TABLES and not key.startswith("$")
     ]
     defaults = tables.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        problems.append(Problem(where="defaults", message="it is not a table"))
+        defaults = {}
     microvms: dict[str, MicroVM] = {}
     target = draft.pick() if changed else None
     for name, own in tables["microvms"].items():
@@ -176,7 +182,7 @@ def _validated(
         draft,
         microvms=microvms,
         problems=tuple(_placed(problems, draft.file)),
-        shared_packages=tuple(sorted(str(package) for package in packages)),
+        shared_packages=tuple(sorted(map(str, packages))) if isinstance(packages, list) else (),
     )
 
 

@@ -22,8 +22,11 @@ def read(path: Path) -> dict[str, Any]:
         match = re.search(r"line (\d+)", str(error))
         line = int(match[1]) if match else None
         raise SpecError([Problem(file=str(path), line=line, message=str(error))]) from error
-    except UnicodeDecodeError as error:
-        message = f"it is not UTF-8: {error.reason} at byte {error.start}"
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            message = f"it is not UTF-8: {error.reason} at byte {error.start}"
+        else:
+            message = f"it can't be read: {error}"
         raise SpecError([Problem(file=str(path), message=message)]) from error
     except OSError as error:
         message = f"it can't be read: {error.strerror}"

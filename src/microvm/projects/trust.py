@@ -66,6 +66,14 @@ def _host(vm: MicroVM) -> Iterator[tuple[str, str]]:
             yield f"{key}.program", f"it runs the program {options.program}"
     if vm.qemu.machine_opts:
         yield "qemu.machine_opts", "it changes how qemu is set up"
+    if (vm.system.mirror or "").startswith("file:"):
+        yield "system.mirror", f"it reads packages from {vm.system.mirror}"
+    for index, repository in enumerate(vm.system.repositories):
+        if repository.url.startswith("file:") or repository.trusted:
+            yield (
+                f"system.repositories.{index}",
+                "it takes unsigned or local packages",
+            )
     if vm.socket:
         yield "socket", "it names a socket of the host"
     if vm.system.network:
