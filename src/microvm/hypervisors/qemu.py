@@ -61,9 +61,7 @@ class Qemu(Hypervisor):
             "10.0.2.2; leave the guest's address empty and its port the same",
         ),
         Support(feature=Feature.HOTPLUG, available=False, instead="give the guest more `mem`"),
-        Support(
-            feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE later"
-        ),
+        Support(feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE"),
         Support(
             feature=Feature.USER, available=False, instead="start it as that user"
         ),
