@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,5 +73,3 @@ class LaunchPlan:
     """UUIDs of the root's layers, which a root volume is pinned to."""
     notes: tuple[str, ...] = ()
     """What was chosen and why, for people."""
-    reboot: Literal["inside", "exit"] = "exit"
-    """Whether a guest's reboot happens inside the VMM process or ends it."""
