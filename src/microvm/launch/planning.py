@@ -39,6 +39,7 @@ def gather(
     *,
     state_dir: Path,
     project_dir: Path,
+    watched: bool = False,
     job: bool = False,
     terminal: tuple[int, int, str] | None = None,
 ) -> Facts:
@@ -71,6 +72,7 @@ def gather(
         machine_id=identity,
         positions=_positions(runner, state_dir),
         root=os.geteuid() == 0,
+        watched=watched,
         job=job,
         terminal=terminal,
     )
@@ -95,13 +97,20 @@ def plan(
     *,
     state_dir: Path,
     project_dir: Path,
+    watched: bool = False,
     job: bool = False,
     terminal: tuple[int, int, str] | None = None,
 ) -> LaunchPlan:
     """Return what starting the runner would do. Raises `SpecError`, `HostError`, `StateError`."""
     runner = load_runner(runner_dir)
     facts = gather(
-        runner, runner_dir, state_dir=state_dir, project_dir=project_dir, job=job, terminal=terminal
+        runner,
+        runner_dir,
+        state_dir=state_dir,
+        project_dir=project_dir,
+        watched=watched,
+        job=job,
+        terminal=terminal,
     )
     backend = hypervisor(runner.microvm.hypervisor)
     if problems := backend.check(runner.microvm, facts):

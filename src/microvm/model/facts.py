@@ -41,6 +41,8 @@ class Facts:
     """File system of each volume, by its index, that was not made here: found by position."""
     root: bool = False
     """Whether we are root on the host."""
+    watched: bool = False
+    """Whether a launcher stays beside the VMM."""
     job: bool = False
     """Run a job instead of a login."""
     terminal: tuple[int, int, str] | None = None

@@ -66,7 +66,11 @@ class LaunchPlan:
     sockets: tuple[str, ...] = ()
     """Sockets of the VMM, relative to the state directory; stale ones are removed first."""
     control: str | None = None
-    """The VMM's control socket."""
+    """The VMM's control socket, for whoever comes."""
+    watch: str | None = None
+    """A control socket of its own for a launcher that stays beside the VMM."""
+    console: bool = True
+    """Whether the guest's console is the VMM's standard input and output."""
     job_socket: str | None = None
     """Socket of the job stream."""
     layers: tuple[str, ...] = ()
