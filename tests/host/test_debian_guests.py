@@ -493,14 +493,16 @@ def test_an_unreachable_mirror_is_told_with_apts_words(make):
 
 def test_a_mirror_that_stalls_is_given_up(make):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        taken: list[object] = []
+        taken: list[socket.socket] = []
         accept = threading.Thread(
-            target=lambda: [taken.append(server.accept()) for _ in range(64)], daemon=True
+            target=lambda: [taken.append(server.accept()[0]) for _ in range(64)], daemon=True
         )
         accept.start()
         port = server.getsockname()[1]
         with pytest.raises(MicroVMError, match=r"127\.0\.0\.1|no end"):
             make(MicroVM(system=DebianSystem(mirror=f"http://127.0.0.1:{port}/debian")))
+        for connection in taken:
+            connection.close()
 
 
 def test_a_release_file_that_was_changed_on_the_way_is_refused(make, store, tmp_path):

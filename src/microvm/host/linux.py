@@ -124,9 +124,12 @@ def attach_tree(tree: int, target: Path, *, read_only: bool) -> None:
     os.close(tree)
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends; a change of uid forgets it."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0))
+def die_with_parent(number: int = _SIGKILL) -> None:
+    """Let the kernel send a signal to this process when its parent ends (prctl(2)).
+
+    An exec keeps it, a change of uid forgets it.
+    """
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
 
 
 def set_dumpable(dumpable: bool = True) -> None:

@@ -1,37 +1,42 @@
 """QEMU's control protocol (docs/interop/qmp-spec.rst): one request, its answer, and events."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import ApiError, DeadlineExceeded
+from microvm.errors import ApiError, DeadlineExceeded, MicroVMError
+from microvm.host import stream
 from microvm.host.process import Deadline
 
 
 class Qmp:
-    """A connection to a running QEMU; close it when done."""
+    """A connection to a running QEMU; close it when done. Every answer has `timeout_s` seconds."""
 
     def __init__(self, path: Path, *, timeout_s: float = 10) -> None:
         """Connect and agree on capabilities. Raises `ApiError`, `DeadlineExceeded`."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._buffer = b""
+        self._timeout_s = timeout_s
         self.events: list[dict[str, Any]] = []
+        connection = stream.connect(path)
+        if connection is None:
+            raise ApiError(f"could not reach QEMU: nobody listens on {path}")
+        self._socket = connection
         try:
-            self._socket.connect(str(path))
-        except OSError as error:
+            self._message(Deadline(timeout_s))
+            self.call("qmp_capabilities")
+        except MicroVMError:
             self._socket.close()
-            raise ApiError(f"could not reach QEMU at {path}: {error.strerror}") from error
-        deadline = Deadline(timeout_s)
-        self._message(deadline)
-        self.call("qmp_capabilities")
+            raise
 
     def fileno(self) -> int:
         """Return the descriptor, for polling."""
         return self._socket.fileno()
 
-    def call(self, command: str, timeout_s: float = 10, **arguments: Any) -> Any:
-        """Send a command and return its answer. Raises `ApiError` with QEMU's words."""
+    def call(self, command: str, **arguments: Any) -> Any:
+        """Send a command and return its answer.
+
+        Raises `ApiError` with QEMU's words, `DeadlineExceeded`.
+        """
         request: dict[str, Any] = {"execute": command}
         if arguments:
             request["arguments"] = arguments
@@ -39,7 +44,7 @@ class Qmp:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
             raise ApiError(f"QEMU has gone: {error.strerror}") from error
-        deadline = Deadline(timeout_s)
+        deadline = Deadline(self._timeout_s)
         while True:
             message = self._message(deadline)
             if "return" in message:

@@ -17,15 +17,30 @@ LIMIT = 107
 """Bytes of a socket's path (unix(7): sun_path less the final NUL)."""
 
 
+@contextmanager
+def address(path: Path) -> Iterator[str]:
+    """Yield a short name for a socket's path: sun_path has room for 107 bytes only.
+
+    Raises `OSError` when its directory can't be entered.
+    """
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
 def connect(path: Path) -> socket.socket | None:
     """Return a connection, or None when nobody listens there (yet)."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A full backlog would keep a blocking connect waiting for as long as its owner is stuck.
+    connection.setblocking(False)
     try:
-        connection.connect(str(path))
+        with address(path) as name:
+            connection.connect(name)
     except OSError:
         connection.close()
         return None
-    connection.setblocking(False)
     return connection
 
 
@@ -49,10 +64,9 @@ def listening(path: Path, group: str | None) -> Iterator[int]:
     Raises `HostError`.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # A path relative to its own directory: sun_path has room for 107 bytes only.
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
-        listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+        with address(path) as name:
+            listener.bind(name)
         path.chmod(0o660 if group else 0o600)
         if group:
             shutil.chown(path, group=group)
@@ -63,7 +77,6 @@ def listening(path: Path, group: str | None) -> Iterator[int]:
     finally:
         path.unlink(missing_ok=True)
         listener.close()
-        os.close(directory)
 
 
 def relative_length_ok(path: str) -> bool:

@@ -28,6 +28,10 @@ class Raw:
         self._descriptor = descriptor
         self._before = termios.tcgetattr(descriptor)
 
+    def listen(self) -> None:
+        """Take keys one by one and unseen; Ctrl-C still interrupts."""
+        tty.setcbreak(self._descriptor, termios.TCSANOW)
+
     def enter(self) -> None:
         """Pass every key on as it is, Ctrl-C too."""
         tty.setraw(self._descriptor, termios.TCSANOW)
@@ -63,11 +67,49 @@ def caught_signals(*numbers: signal.Signals) -> Iterator[int]:
         os.close(write)
 
 
-def readable(descriptors: list[int], timeout_s: float) -> set[int]:
-    """Return which descriptors can be read, or have ended, within the time."""
+class Outlet:
+    """Bytes on their way to a descriptor whose reader may be slow, stopped or gone."""
+
+    ROOM = 262144
+    """Bytes that wait here before nothing more should be asked for."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.pending = bytearray()
+        self.broken = False
+        """Whether nobody reads any more; what is put here then is dropped."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be put here."""
+        return len(self.pending) < self.ROOM
+
+    def put(self, data: bytes) -> None:
+        """Take bytes, to be written by `flush`."""
+        if not self.broken:
+            self.pending += data
+
+    def flush(self) -> None:
+        """Write what the descriptor takes now; never wait."""
+        try:
+            # A pipe that can be written takes 4096 bytes at once (PIPE_BUF, pipe(7)).
+            while self.pending and self.descriptor in ready([], [self.descriptor], 0):
+                del self.pending[: os.write(self.descriptor, self.pending[:4096])]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.broken = True
+            self.pending.clear()
+
+
+def ready(readers: list[int], writers: list[int], timeout_s: float) -> set[int]:
+    """Return which descriptors can be read or written, or have ended, within the time."""
+    events = dict.fromkeys(readers, select.POLLIN)
+    for descriptor in writers:
+        events[descriptor] = events.get(descriptor, 0) | select.POLLOUT
     poller = select.poll()
-    for descriptor in descriptors:
-        poller.register(descriptor, select.POLLIN)
+    for descriptor, wanted in events.items():
+        poller.register(descriptor, wanted)
     return {descriptor for descriptor, _ in poller.poll(int(timeout_s * 1000))}
 
 
@@ -79,17 +121,3 @@ def read_some(descriptor: int, limit: int = 65536) -> bytes | None:
         return None
     except OSError:
         return b""  # a pseudo-terminal whose other end is closed gives EIO
-
-
-def write_all(descriptor: int, data: bytes, timeout_s: float = 10.0) -> bool:
-    """Write everything; return False when the other side is gone or takes nothing for too long."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            if not select.select([], [descriptor], [], timeout_s)[1]:
-                return False
-        except OSError:
-            return False
-    return True

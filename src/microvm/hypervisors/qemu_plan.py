@@ -35,6 +35,7 @@ class QemuPlan:
     disks: int = 0
 
     def plan(self) -> LaunchPlan:
+        """Return the whole plan. Raises `SpecError` for a kernel command line that is too long."""
         runner, facts = self.runner, self.facts
         vm = runner.microvm
         # libcrc32c asks the crypto layer for crc32c while it loads; modules.dep does not say so.
@@ -88,6 +89,7 @@ class QemuPlan:
 
     @property
     def machine(self) -> str:
+        """The machine type."""
         vm = self.runner.microvm
         if platform.machine() == "aarch64":
             return "virt"
@@ -99,10 +101,12 @@ class QemuPlan:
 
     @property
     def pci(self) -> bool:
+        """Whether virtio devices are PCI functions; else they are memory-mapped."""
         return self.machine != "microvm"
 
     @property
     def shared_memory(self) -> bool:
+        """Whether a helper has to see the guest's memory (vhost-user)."""
         vm = self.runner.microvm
         return any(share.proto == "virtiofs" for share in vm.shares) or (
             not vm.store_on_disk and vm.store_proto == "virtiofs"

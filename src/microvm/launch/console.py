@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 _START = b"\x1b]6977;"
 _MARK = re.compile(rb"\x1b\]6977;(?P<text>[^\x07]*)\x07")
+_PANIC = re.compile(r"\[\s*\d+\.\d+\] Kernel panic - not syncing")
 _LONGEST = 4096
 _CONTROL = re.compile(
     r"\x1b(?:\[[0-9;?!]*[A-Za-z]|\][^\x07]*\x07|[c-z=>])|[\x00-\x08\x0b-\x1f\x7f]"
@@ -20,7 +21,6 @@ class Console:
     """The guest has handed the console to the user."""
     failed: str | None = None
     """Why the guest can't go on."""
-    panicked: bool = False
     _pending: bytes = b""
     _line: str = ""
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
@@ -41,6 +41,11 @@ class Console:
         self._remember(shown)
         return shown
 
+    @property
+    def panicked(self) -> bool:
+        """Whether the kernel's last words are those of a panic (kernel/panic.c)."""
+        return any(_PANIC.match(line) for line in (*self._tail, self._line))
+
     def tail(self, lines: int = 20) -> str:
         """Return the last lines, without control characters, indented."""
         kept = [line for line in (*self._tail, self._line) if line.strip()]
@@ -54,8 +59,6 @@ class Console:
             self.failed = rest
 
     def _remember(self, shown: bytes) -> None:
-        if b"Kernel panic" in shown:
-            self.panicked = True
         *whole, self._line = (self._line + shown.decode(errors="replace")).split("\n")
         self._tail.extend(_CONTROL.sub("", line.rstrip("\r")) for line in whole)
         self._line = self._line[-2000:]

@@ -28,7 +28,7 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
     path = state_dir / (runner.microvm.socket or "qmp.sock")
     if not path.exists():
         return "it is not running"
-    qmp = Qmp(path)
+    qmp = Qmp(path, timeout_s=5)
     whole, last = Deadline(timeout_s), Deadline(timeout_s / 3)
     try:
         shut_down(qmp, power_button=True)
@@ -48,7 +48,7 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
 def _gone(qmp: Qmp, deadline: Deadline) -> bool:
     while not deadline.expired:
         try:
-            qmp.call("query-status", timeout_s=5)
+            qmp.call("query-status")
         except (ApiError, DeadlineExceeded):
             return True
         time.sleep(0.1)

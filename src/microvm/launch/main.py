@@ -37,17 +37,17 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
     from contextlib import ExitStack
 
     from microvm.host import process
-    from microvm.launch import starting
+    from microvm.launch import helpers, starting, taps
 
     plan = _plan(runner_dir)
     state_dir = Path.cwd()
     with ExitStack() as stack:
         stack.enter_context(starting.machine_lock(state_dir, plan.name))
         starting.prepare(plan, state_dir, reset_root=False)
-        missing = [helper for helper in plan.helpers if not (state_dir / helper.socket).exists()]
-        if missing:
-            stack.enter_context(starting.helpers(plan, state_dir))
-        # The VMM takes this process over, and with it every lock.
+        taps.up(plan, state_dir)
+        if not helpers.served_elsewhere(plan, state_dir):
+            stack.enter_context(helpers.running(plan, state_dir))
+        # The VMM takes this process over, and with it every lock; the helpers end with it.
         process.become(plan.argv, env=plan.env, name=plan.process_name)
 
 
@@ -70,29 +70,23 @@ def _balloon(runner_dir: Path, rest: list[str]) -> int:
 
 
 def _tap_up(runner_dir: Path, rest: list[str]) -> int:
-    from microvm.host import network
+    from microvm.launch import taps
 
-    for tap in _plan(runner_dir).taps:
-        network.tap_up(tap, os.geteuid())
+    taps.up(_plan(runner_dir), Path.cwd())
     return 0
 
 
 def _tap_down(runner_dir: Path, rest: list[str]) -> int:
-    from microvm.host import network
+    from microvm.launch import taps
 
-    for tap in _plan(runner_dir).taps:
-        network.tap_down(tap)
+    taps.down(_plan(runner_dir), Path.cwd())
     return 0
 
 
 def _virtiofsd(runner_dir: Path, rest: list[str]) -> int:
-    import signal
+    from microvm.launch import helpers
 
-    from microvm.launch import starting
-
-    plan = _plan(runner_dir)
-    with starting.helpers(plan, Path.cwd()):
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    helpers.serve(_plan(runner_dir), Path.cwd())
     return 0
 
 

@@ -131,6 +131,7 @@ def plan(
         directory,
         state_dir=state.machine_dir(project, chosen),
         project_dir=project.directory,
+        watched=True,
         job=job,
     )
 

@@ -1,0 +1,345 @@
+"""One life of a VMM in the foreground, from its start to its end or the guest's reboot."""
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from microvm.errors import MicroVMError
+from microvm.host import stream, terminal
+from microvm.host.process import Deadline, Process, ended
+from microvm.host.qmp import Qmp
+from microvm.host.terminal import Outlet
+from microvm.launch import helpers, keys, starting
+from microvm.launch.console import Console
+from microvm.launch.control import shut_down
+from microvm.launch.job import JobStream
+from microvm.model.plan import LaunchPlan
+
+UP_TIMEOUT_S = 300.0
+SHUTDOWN_TIMEOUT_S = 30.0
+SECOND_TRY_S = 3.0
+"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del."""
+HELPER_GRACE_S = 2.0
+"""A helper ends when its VMM does; one that the VMM outlives by this much has failed."""
+ANSWER_S = 1.0
+"""What a VMM has for an answer: while it is waited for, Ctrl-C waits too."""
+OWN_FAILURE = 125
+TIMED_OUT = 124
+NOBODY_READS = 128 + signal.SIGPIPE
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a foreground run ended."""
+
+    exit_code: int
+    reason: str
+    console: str = ""
+    """The end of the console, where it explains the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What a session is for, and for how long."""
+
+    job: tuple[str, ...] | None
+    directory: str
+    until_up: bool
+    interactive: bool
+    """Whether a person has the console at a terminal."""
+    up_timeout_s: float
+    whole: Deadline | None
+    say: Callable[[str], None]
+
+
+class Session:
+    """Moves bytes between the guest and our standard streams, and knows when to end."""
+
+    def __init__(self, plan: LaunchPlan, state_dir: Path, goal: Goal) -> None:
+        self._plan = plan
+        self._state_dir = state_dir
+        self._goal = goal
+        self._boot = Deadline(goal.up_timeout_s)
+        self._console = Console()
+        self._keys = keys.Keys()
+        self._qmp: Qmp | None = None
+        self._reset = False
+        self._pressed = False
+        self._signals = 0
+        self._stopping: Deadline | None = None
+        self._helper_ended: Deadline | None = None
+        self._fates = ""
+        self._ended_by: Outcome | None = None
+        self._raw: terminal.Raw | None = None
+        self._status: int | None = None
+        self._stream: stream.Connection | None = None
+        self._stdin_open = goal.interactive or goal.job is not None
+        self._out = {1: Outlet(1), 2: Outlet(2)}
+        self._job = (
+            JobStream(goal.job, directory=goal.directory, write=self._emit)
+            if goal.job is not None
+            else None
+        )
+
+    def run(self, held: list[int]) -> Outcome | None:
+        """Return how it ended; None when the guest asked for a reboot."""
+        ours, theirs = terminal.open_console()
+        with ExitStack() as stack:
+            stack.callback(os.close, ours)
+            numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            signals = stack.enter_context(terminal.caught_signals(*numbers))
+            try:
+                running = stack.enter_context(helpers.running(self._plan, self._state_dir))
+                vmm = stack.enter_context(
+                    starting.vmm(self._plan, self._state_dir, console=theirs, held=held)
+                )
+            finally:
+                os.close(theirs)
+            if self._goal.interactive:
+                self._raw = terminal.Raw(0)
+                stack.callback(self._raw.restore)
+                self._raw.listen()
+                self._goal.say(f"{self._plan.name}: {keys.HELP}")
+            self._loop(vmm, running, ours, signals)
+            self._finish(signals)
+        return self._verdict()
+
+    def _loop(
+        self, vmm: Process, running: list[helpers.Running], console: int, signals: int
+    ) -> None:
+        typed = Outlet(console)
+        while not self._must_end():
+            self._connect()
+            self._watch_helpers(running)
+            readers = [signals, vmm.pidfd, *self._sources(console, typed)]
+            writers = [out.descriptor for out in (*self._out.values(), typed) if out.pending]
+            if self._stream and self._job and self._job.outgoing:
+                writers.append(self._stream.fileno())
+            ready = terminal.ready(readers, writers, self._pause())
+            if signals in ready:
+                self._take_signals(signals)
+            if console in ready:
+                self._from_console(console)
+            if 0 in ready:
+                self._from_stdin(typed)
+            self._exchange()
+            self._flush(typed)
+            if vmm.pidfd in ready:
+                self._status = vmm.wait(1)
+                self._last_bytes(console)
+                break
+
+    def _sources(self, console: int, typed: Outlet) -> list[int]:
+        """Return what to read from: nothing whose bytes nobody takes now."""
+        found = []
+        if all(out.has_room for out in self._out.values()):
+            found.append(console)
+            if self._stream:
+                found.append(self._stream.fileno())
+        wanted = self._job.wants_input if self._job else typed.has_room
+        if self._stdin_open and wanted:
+            found.append(0)
+        return found
+
+    def _pause(self) -> float:
+        """Look often while a socket is about to appear."""
+        waiting = self._qmp is None or (self._job is not None and self._stream is None)
+        return 0.02 if waiting else 0.25
+
+    def _connect(self) -> None:
+        if self._qmp is None and self._plan.watch:
+            path = self._state_dir / self._plan.watch
+            if path.exists():
+                try:
+                    self._qmp = Qmp(path, timeout_s=ANSWER_S)
+                except MicroVMError:
+                    self._qmp = None  # not listening yet: the loop comes back
+        if self._job and self._stream is None and self._plan.job_socket:
+            self._stream = stream.connect(self._state_dir / self._plan.job_socket)
+
+    def _watch_helpers(self, running: list[helpers.Running]) -> None:
+        if self._helper_ended is None:
+            self._fates = ", ".join(filter(None, (one.fate() for one in running)))
+            if self._fates:
+                self._helper_ended = Deadline(HELPER_GRACE_S)
+
+    def _from_console(self, console: int) -> None:
+        data = terminal.read_some(console)
+        if not data:
+            return
+        was_up = self._console.up
+        shown = self._console.feed(data)
+        if self._job is None:
+            self._out[1].put(shown)
+        if self._console.up and not was_up:
+            self._guest_is_up()
+
+    def _guest_is_up(self) -> None:
+        if self._raw:
+            self._raw.enter()
+        if self._goal.until_up:
+            self._ended_by = Outcome(0, "the guest was up and was shut down")
+            self._stop()
+
+    def _from_stdin(self, typed: Outlet) -> None:
+        data = terminal.read_some(0)
+        if data is None:
+            return
+        self._stdin_open = bool(data)
+        if self._job:
+            self._job.input(data)
+            return
+        passed, commands = self._keys.feed(data)
+        typed.put(passed)
+        for command in commands:
+            if command == "s" and self._stopping is None:
+                self._stop()
+            else:
+                self._end(Outcome(0, "ended by the escape key"))
+
+    def _emit(self, descriptor: int, data: bytes) -> None:
+        self._out[descriptor].put(data)
+
+    def _take_signals(self, descriptor: int) -> None:
+        for number in terminal.read_some(descriptor) or b"":
+            name = signal.Signals(number).name
+            outcome = Outcome(128 + number, f"ended by {name}")
+            passed_on = number == signal.SIGINT and self._job and self._job.started
+            if self._signals or (number == signal.SIGINT and self._plan.console and not passed_on):
+                self._end(outcome)
+            elif passed_on and self._job:
+                self._job.signal(number)
+            else:
+                self._ended_by = outcome
+                self._stop()
+            self._signals += 1
+
+    def _exchange(self) -> None:
+        """Move bytes between the job and its stream."""
+        job = self._job
+        if job is None or self._stream is None:
+            return
+        descriptor = self._stream.fileno()
+        while all(out.has_room for out in self._out.values()):
+            data = terminal.read_some(descriptor)
+            if not data:
+                break
+            job.receive(data)
+        while job.outgoing:
+            try:
+                count = os.write(descriptor, job.outgoing[:65536])
+            except OSError:
+                break
+            del job.outgoing[:count]
+        if job.ended and self._stopping is None:
+            self._stopping = Deadline(SHUTDOWN_TIMEOUT_S)
+
+    def _flush(self, typed: Outlet) -> None:
+        for out in (*self._out.values(), typed):
+            out.flush()
+        if self._out[1].broken:
+            self._end(Outcome(NOBODY_READS, "nobody reads standard output"))
+
+    def _last_bytes(self, console: int) -> None:
+        """Take what the guest and the VMM said before they went."""
+        while (data := terminal.read_some(console)) and len(self._out[1].pending) < 16 << 20:
+            shown = self._console.feed(data)
+            if self._job is None:
+                self._out[1].put(shown)
+        if self._job and self._stream:
+            while data := terminal.read_some(self._stream.fileno()):
+                self._job.receive(data)
+        if self._qmp:
+            self._take_events()
+
+    def _finish(self, signals: int) -> None:
+        """Let go of the VMM's sockets, and wait until our readers have everything."""
+        if self._stream:
+            self._stream.close()
+        if self._qmp:
+            self._qmp.close()
+        while any(out.pending and not out.broken for out in self._out.values()):
+            writers = [out.descriptor for out in self._out.values() if out.pending]
+            late = self._goal.whole is not None and self._goal.whole.expired
+            if late or signals in terminal.ready([signals], writers, 0.25):
+                return
+            for out in self._out.values():
+                out.flush()
+
+    def _stop(self) -> None:
+        """Ask the guest to shut down; the loop goes on until it has, or its time is over."""
+        if self._stopping is None:
+            self._stopping = Deadline(SHUTDOWN_TIMEOUT_S)
+            self._press(power_button=True)
+
+    def _press(self, *, power_button: bool) -> None:
+        if self._qmp:
+            try:
+                shut_down(self._qmp, power_button=power_button)
+            except MicroVMError:
+                return  # gone, or stuck: the time limit ends it
+
+    def _end(self, outcome: Outcome) -> None:
+        self._ended_by = outcome
+        self._stopping = Deadline(0)
+
+    def _must_end(self) -> bool:
+        if self._goal.whole and self._goal.whole.expired:
+            self._ended_by = Outcome(TIMED_OUT, "the time limit is over")
+            return True
+        if self._helper_ended and self._helper_ended.expired:
+            return True
+        started = self._job.started if self._job else self._console.up or not self._plan.console
+        if not started and self._boot.expired:
+            seconds = f"{self._goal.up_timeout_s:g}"
+            self._ended_by = self._failure(f"the guest was not up within {seconds} s")
+            return True
+        if self._stopping is None:
+            return False
+        job_ended = self._job is not None and self._job.ended
+        if self._stopping.left() < SHUTDOWN_TIMEOUT_S - SECOND_TRY_S and not self._pressed:
+            self._pressed = True
+            if not job_ended:
+                self._press(power_button=False)
+        return self._stopping.expired
+
+    def _take_events(self) -> None:
+        for event in self._qmp.drain() if self._qmp else ():
+            if event["event"] == "SHUTDOWN" and event["data"].get("reason") == "guest-reset":
+                self._reset = True
+
+    def _failure(self, reason: str) -> Outcome:
+        code = OWN_FAILURE if self._job else 1
+        words = starting.last_words(self._state_dir)
+        return Outcome(code, reason, f"{self._console.tail()}{words}")
+
+    def _verdict(self) -> Outcome | None:
+        if self._job and self._job.ended:
+            if self._job.failure is not None:
+                return Outcome(OWN_FAILURE, f"the job can't be started: {self._job.failure}")
+            return Outcome(self._job.status or 0, "the job has ended")
+        if self._ended_by:
+            return self._ended_by
+        if self._helper_ended and self._status is None:
+            return self._failure(f"{self._fates} while the machine ran")
+        if self._console.failed is not None:
+            return self._failure(f"the guest can't go on: {self._console.failed}")
+        return self._guests_verdict()
+
+    def _guests_verdict(self) -> Outcome | None:
+        """Say how the guest ended, when nobody else ended it."""
+        up = self._console.up or not self._plan.console
+        if self._status:
+            return self._failure(f"the VMM {ended(self._status)}")
+        if self._console.panicked and (self._reset or not up):
+            return self._failure("the guest's kernel panicked")
+        if self._job:
+            return self._failure("the guest ended before the job did")
+        if self._reset and not self._pressed:
+            return None if up else self._failure("the guest was reset while it booted")
+        if not up:
+            return self._failure("the guest ended before it was up")
+        return Outcome(0, "the guest powered off")

@@ -1,0 +1,143 @@
+"""What a person at a terminal sees: a real pseudo-terminal, a real guest."""
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import subprocess
+import termios
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600), pytest.mark.usefixtures("leftovers")]
+CTRL_C, CTRL_ESCAPE = b"\x03", b"\x1d"
+
+
+class Terminal:
+    """A program at a terminal of its own, as a person has it."""
+
+    def __init__(self, argv, env):
+        self.ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x28\0\x78\0\0\0\0\0")
+        self.before = termios.tcgetattr(theirs)
+        self.seen = b""
+        self.process = subprocess.Popen(
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, env={**env, "TERM": "xterm"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        self.theirs = theirs
+
+    def see(self, text, within_s=200):
+        """Wait until the text appears after what was seen last."""
+        deadline = time.monotonic() + within_s
+        while text.encode() not in self.seen:
+            left = deadline - time.monotonic()
+            ready = left > 0 and select.select([self.ours], [], [], left)[0]
+            assert ready, f"{text!r} did not appear in {self.seen[-3000:]!r}"
+            self.seen += os.read(self.ours, 65536)
+        self.seen = self.seen.partition(text.encode())[2]
+
+    def type(self, data):
+        os.write(self.ours, data)
+
+    def ended(self, within_s):
+        """Return the exit status; the terminal is as it was."""
+        deadline = time.monotonic() + within_s
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"still running: {self.seen[-3000:]!r}"
+            if select.select([self.ours], [], [], 0.05)[0]:
+                self.seen += os.read(self.ours, 65536)
+        assert termios.tcgetattr(self.theirs) == self.before
+        return self.process.returncode
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.ours)
+        os.close(self.theirs)
+
+
+@pytest.fixture
+def terminal(microvm_cli):
+    opened = []
+
+    def start(*arguments):
+        opened.append(Terminal(microvm_cli.command(*arguments), dict(microvm_cli.env)))
+        return opened[-1]
+
+    microvm_cli("build", "examples#hello", timeout=500)
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_ctrl_c_ends_everything_until_the_guest_is_up(terminal):
+    person = terminal("run", "examples#hello")
+    person.see("Ctrl-] then q")
+    time.sleep(1)
+    person.type(CTRL_C)
+    assert person.ended(within_s=2.5) == 130
+
+
+def test_ctrl_c_reaches_the_guest_that_is_up_and_the_escape_key_shuts_it_down(terminal):
+    person = terminal("run", "examples#hello")
+    person.see("# ")
+    person.type(b"stty size; sleep 1000\r")
+    person.see("40 120")
+    time.sleep(1)
+    person.type(CTRL_C)
+    person.see("# ")
+    person.type(b"echo status-$?\r")
+    person.see("status-130")
+    person.type(CTRL_ESCAPE + b"s")
+    assert person.ended(within_s=60) == 0
+    assert b"Power down" in person.seen
+
+
+def test_a_reboot_starts_it_again_and_a_power_off_ends_it(terminal):
+    person = terminal("run", "examples#hello")
+    person.see("# ")
+    person.type(b"reboot\r")
+    person.see("the guest reboots")
+    person.see("hello is up")
+    person.see("# ")
+    person.type(b"poweroff\r")
+    assert person.ended(within_s=60) == 0
+
+
+def test_the_escape_key_ends_it_before_it_is_up(terminal):
+    person = terminal("run", "examples#hello")
+    person.see("Ctrl-] then q")
+    person.type(CTRL_ESCAPE + b"q")
+    assert person.ended(within_s=2.5) == 0
+
+
+def test_a_terminal_that_goes_away_shuts_the_guest_down(terminal):
+    person = terminal("run", "examples#hello")
+    person.see("# ")
+    person.process.send_signal(signal.SIGHUP)
+    assert person.ended(within_s=60) == 129
+    assert b"Power down" in person.seen
+
+
+def test_a_second_sigterm_kills(terminal):
+    person = terminal("run", "examples#hello")
+    person.see("# ")
+    person.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    person.process.send_signal(signal.SIGTERM)
+    assert person.ended(within_s=4) == 143
+
+
+def test_a_killed_run_leaves_no_vmm_and_the_next_one_starts(terminal, microvm_cli):
+    person = terminal("run", "examples#hello")
+    person.see("# ")
+    person.process.kill()
+    person.process.wait()
+    time.sleep(2)
+    ran = microvm_cli("run", "examples#hello", "--", "true", timeout=300)
+    assert ran.returncode == 0, ran.stderr
