@@ -78,7 +78,7 @@ class QemuPlan:
                 control,
                 *((WATCH,) if facts.watched else ()),
                 *((JOB,) if facts.job else ()),
-            ),  # fmt: skip
+            ),
             control=control,
             watch=WATCH if facts.watched else None,
             console=vm.qemu.serial_console,
