@@ -1,0 +1,153 @@
+"""What qemu is started with, argument by argument, for declarations that differ in one thing each.
+
+A file holds one argument a line. A change of the plan shows here as a change of these files:
+read it, and where it is meant, write them anew with `MICROVM_UPDATE_GOLDEN=1 pytest tests/golden`.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from microvm.hypervisors import hypervisor
+from microvm.hypervisors.qemu import PROGRAM
+from microvm.model.declaration import MicroVM
+from microvm.model.devices import (
+    Endpoint,
+    ForwardPort,
+    Interface,
+    Share,
+    TapOptions,
+    Volume,
+    Vsock,
+)
+from microvm.model.facts import Accelerator, Facts, Program
+from microvm.model.guest import GuestSystem, Layer
+from microvm.model.options import QemuOptions, VirtiofsdOptions
+from microvm.model.runner import Runner
+from microvm.model.system import DebianSystem
+
+PLACE = Path(__file__).parent / "qemu"
+UPDATE = "MICROVM_UPDATE_GOLDEN"
+
+SYSTEM = GuestSystem(
+    name="0s-system", source="debian", description="Debian 13", architecture="x86_64",
+    kernel="0k-kernel", kernel_release="6.12.48+deb13-cloud-amd64", initrd="0i-initrd",
+    features=(), kernel_params=("quiet",),
+    layers=tuple(
+        Layer(name=name, tree=f"0t-{name}", image=f"0e-{name}", kind="erofs", uuid=f"uuid-{name}")
+        for name in ("kernel", "base", "configuration")
+    ),
+)  # fmt: skip
+RUST = Program(path="/usr/libexec/virtiofsd", version=(1, 13, 2), flavour="rust")
+C = Program(path="/usr/lib/qemu/virtiofsd", version=(7, 2, 22), flavour="c")
+TCG = {"accelerator": Accelerator(kind="tcg", reason="declared")}
+GENERIC = DebianSystem(kernel="generic")
+VIRTIOFS = Share(tag="src", source="src", mount_point="/src", read_only=True)
+NINEP = Share(
+    tag="old", source="/srv/a,b", mount_point="/old", proto="9p", security_model="mapped-file"
+)
+
+CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
+    "minimal": (MicroVM(), {}),
+    "tcg": (MicroVM(accel="tcg", vcpu=2, mem=1024), TCG),
+    "foreground": (MicroVM(), {"watched": True, "terminal": (24, 80, "xterm-256color")}),
+    "job": (MicroVM(), {"watched": True, "job": True}),
+    "volumes": (
+        MicroVM(volumes=(
+            Volume(image="root.img", size=1024, mount_point="/", label="root"),
+            Volume(image="data.img", size=64, mount_point="/data", fs_type="xfs", serial="DATA",
+                   direct=True),
+            Volume(image="/srv/odd,name.img", auto_create=False, read_only=True, direct=False),
+            Volume(image="/dev/vg/lv", auto_create=False, mount_point="/lv"),
+        )),
+        {},
+    ),
+    "volume-made-elsewhere": (
+        MicroVM(volumes=(
+            Volume(image="own.img", size=64, mount_point="/own"),
+            Volume(image="/srv/other.img", auto_create=False, mount_point="/other"),
+        )),
+        {"positions": {1: "ext4"}},
+    ),
+    "user-network": (
+        MicroVM(
+            interfaces=(Interface(type="user", id="net0"),),
+            forward_ports=(
+                ForwardPort(host=Endpoint(port=8080), guest=Endpoint(port=80)),
+                ForwardPort(host=Endpoint(port=5353, address="127.0.0.2"),
+                            guest=Endpoint(port=53, address="10.0.2.15"), proto="udp"),
+                ForwardPort(host=Endpoint(port=5432), guest=Endpoint(port=5432), origin="guest"),
+            ),
+        ),
+        {},
+    ),
+    "tap": (
+        MicroVM(vcpu=4, interfaces=(
+            Interface(type="tap", id="tap0", mac="02:00:00:00:00:01"),
+            Interface(type="tap", id="tap1", bridge="br0", tap=TapOptions(vhost=True)),
+        )),
+        {},
+    ),
+    "shares": (MicroVM(system=GENERIC, shares=(VIRTIOFS, NINEP)), {"programs": {"virtiofsd": RUST}}),
+    "shares-old-virtiofsd": (
+        MicroVM(shares=(VIRTIOFS,), virtiofsd=VirtiofsdOptions(inode_file_handles=None)),
+        {"programs": {"virtiofsd": C}, "root": True},
+    ),
+    "root-over-virtiofs": (MicroVM(store_on_disk=False), {"programs": {"virtiofsd": RUST}}),
+    "root-over-9p": (MicroVM(system=GENERIC, store_on_disk=False, store_proto="9p"), {}),
+    "huge-pages": (MicroVM(mem=2048, hugepage_mem=True), {}),
+    "devices": (
+        MicroVM(
+            vsock=Vsock(cid=7), balloon=True, deflate_on_oom=False,
+            credential_files={"ssh.key": "keys/a,b", "absolute": "/etc/hostname"},
+        ),
+        {},
+    ),
+    "own-words": (
+        MicroVM(
+            cpu="Haswell,-hle", machine_id="01234567-89ab-cdef-0123-456789abcdef",
+            socket="control,1.sock", initrd_path="boot/initrd", kernel_params=("debug", "a=b,c"),
+            pretty_procnames=False,
+            qemu=QemuOptions(
+                machine="q35", machine_opts={"hpet": "off", "vmport": "on"}, serial_console=False,
+                extra_args=("-device", "pvpanic-pci", "-trace", "a b"), program="/opt/qemu",
+            ),
+        ),
+        {"programs": {PROGRAM: Program(path="/opt/qemu", version=(9, 2))},
+         "machine_id": "0123456789abcdef0123456789abcdef"},
+    ),
+}  # fmt: skip
+
+
+def told(vm, known):
+    """Return a plan's command lines, one argument a line."""
+    known = dict(known)
+    programs = {PROGRAM: Program(path=f"/usr/bin/{PROGRAM}", version=(10, 0, 2))}
+    facts = Facts(**{
+        "accelerator": Accelerator(kind="kvm", reason="tried out on this host"),
+        "state_dir": "/state", "project_dir": "/project", "store_dir": "/store",
+        "machine_id": "1" * 32, "programs": {**programs, **known.pop("programs", {})}, **known,
+    })  # fmt: skip
+    backend = hypervisor(vm.hypervisor)
+    assert backend.check(vm, facts) == []
+    plan = backend.plan(Runner(schema=1, name="vm", microvm=vm, system=SYSTEM), facts)
+    parts = [plan.argv, *(helper.argv for helper in plan.helpers)]
+    assert all("\n" not in word for part in parts for word in part)
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the files are those of x86_64")
+@pytest.mark.parametrize("name", CASES)
+def test_the_command_line_is_this_one(name):
+    path = PLACE / f"{name}.txt"
+    found = told(*CASES[name])
+    if os.environ.get(UPDATE):
+        path.write_text(found)
+    assert path.exists(), f"{path} is missing: {UPDATE}=1 writes it"
+    assert found == path.read_text(), f"see the module's docstring: {UPDATE}=1"
+
+
+def test_every_file_belongs_to_a_case():
+    assert {path.name for path in PLACE.iterdir()} == {f"{name}.txt" for name in CASES}
