@@ -46,9 +46,11 @@ def is_blank(path: Path) -> bool:
 
 
 def _ext(head: bytes) -> str:
-    """Tell ext4, ext3 and ext2 apart by journal and extents (feature bits)."""
-    compatible = int.from_bytes(head[0x45C:0x460], "little")
-    incompatible = int.from_bytes(head[0x460:0x464], "little")
-    if incompatible & 0x40:
+    """Tell ext4, ext3 and ext2 apart by their features, as blkid(8) does."""
+    compatible, incompatible, read_only = (
+        int.from_bytes(head[offset : offset + 4], "little") for offset in (0x45C, 0x460, 0x464)
+    )
+    # What ext3 knows of either kind (fs/ext3/ext3.h as it was: EXT3_FEATURE_*_SUPP).
+    if incompatible & ~0x16 or read_only & ~0x7:
         return "ext4"
     return "ext3" if compatible & 0x4 else "ext2"

@@ -6,10 +6,12 @@ import os
 import secrets
 import stat
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from microvm.errors import StateError
+from microvm.errors import CommandFailed, StateError
 from microvm.host import files, process, superblock
+from microvm.host.superblock import Superblock
 from microvm.model.plan import LaunchPlan, VolumePlan
 
 MIB = 1 << 20
@@ -30,69 +32,131 @@ _MKFS = {
 def positions(volumes: Sequence[VolumePlan], state_dir: Path) -> dict[int, str]:
     """Return, by index, the volumes whose file system we did not make: found by position.
 
-    Touches nothing. Raises `HostError` for an image that can't be read.
+    Touches nothing. Raises `HostError` for an image that can't be read, `StateError` for one that
+    is neither a file nor a block device.
     """
     found = {}
     for volume in volumes:
         path = state_dir / volume.image
-        if not path.exists():
+        if not _exists(path):
             continue
-        try:
-            block = superblock.read(path)
-        except OSError as error:
-            raise files.explain(error, f"read the volume {volume.image}") from error
+        block = _read(path)
         if block is None or block.uuid != volume.uuid:
             found[volume.index] = block.fs_type if block else ""
     return found
 
 
 def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]:
-    """Make missing volumes, check those that are there, and lock all.
+    """Make missing volumes, lock all, and check those that are there.
 
-    Returns descriptors that hold the locks; the VMM inherits them. Raises `HostError`,
-    `StateError` when a volume is not what was declared or another VMM has it.
+    Returns descriptors that hold the locks; the VMM inherits them. When it raises, it holds none.
+    Raises `HostError`, `StateError` when a volume is not what was declared or another VMM has it.
     """
-    held: list[int] = []
-    for volume in plan.volumes:
-        path = state_dir / volume.image
-        if volume.root and reset_root and path.exists():
-            os.close(_lock(path, volume))  # refused while another VMM has it
-            path.unlink()
-            _layers_file(path).unlink(missing_ok=True)
-        if not path.exists():
-            _create(volume, path)
-        _check(volume, path)
-        if volume.root:
-            _pin(path, plan.layers)
-        held.append(_lock(path, volume))
+    with ExitStack() as stack:
+        held: list[int] = []
+        for volume in plan.volumes:
+            path = state_dir / volume.image
+            if volume.root and reset_root and _exists(path):
+                _remove(volume, path)
+            if not _exists(path):
+                _create(volume, path)
+            held.append(_lock(path, volume))
+            stack.callback(os.close, held[-1])
+            _check(volume, path)
+            if volume.root:
+                _pin(path, plan.layers)
+        stack.pop_all()
     return held
 
 
-def _create(volume: VolumePlan, path: Path) -> None:
-    if not volume.create:
-        raise StateError(
-            f"the volume {path} is not there, and auto_create is off",
-            hint="make it, or set auto_create",
-        )
-    if volume.size_mib is None:
-        raise StateError(f"the volume {path} is not there, and has no size to create it with")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _exists(path: Path) -> bool:
+    """Return whether an image is there. Raises `StateError` for what can't be one."""
     try:
-        with draft.open("xb") as file:
-            draft.chmod(0o600)
-            _no_copy_on_write(file.fileno())
-            file.truncate(volume.size_mib * MIB)
-        _format(volume, draft)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        # A link, not a rename: what another process made meanwhile is not written over.
-        path.hardlink_to(draft)
-        files.sync_directory(path.parent)
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise files.explain(error, f"read the volume {path}") from error
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return True
+    raise StateError(
+        f"the volume {path} is neither a file nor a block device",
+        hint="name another image; it is left as it is",
+    )
+
+
+def _read(path: Path) -> Superblock | None:
+    try:
+        return superblock.read(path)
+    except OSError as error:
+        raise files.explain(error, f"read the volume {path}") from error
+
+
+def _refuse_to_create(volume: VolumePlan, what: str) -> None:
+    """Raise `StateError` for a volume that we are not to make."""
+    device = volume.image.startswith("/dev/") and not volume.image.startswith("/dev/shm/")  # noqa: S108
+    if device:
+        raise StateError(f"{what}, and a device is not made here", hint="make it, or wait for it")
+    if not volume.create:
+        raise StateError(f"{what}, and auto_create is off", hint="make it, or set auto_create")
+    if volume.size_mib is None:
+        raise StateError(f"{what}, and has no size to create it with", hint="declare its size")
+
+
+def _remove(volume: VolumePlan, path: Path) -> None:
+    """Remove a root volume that is to be made anew, unless another VMM has it."""
+    _refuse_to_create(volume, f"the root volume {path} is to start anew")
+    descriptor = _lock(path, volume)
+    try:
+        path.resolve().unlink()
+        _layers_file(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise files.explain(error, f"remove the volume {path}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _create(volume: VolumePlan, path: Path) -> None:
+    _refuse_to_create(volume, f"the volume {path} is not there")
+    try:
+        target = path.resolve()  # a symbolic link that leads nowhere yet says where to make it
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".volume.{secrets.token_hex(4)}")
+        try:
+            _draw_up(volume, draft)
+            if volume.root:  # it speaks of an image that is gone
+                _layers_file(path).unlink(missing_ok=True)
+            # A link, not a rename: what another process made meanwhile is not written over.
+            target.hardlink_to(draft)
+        finally:
+            draft.unlink(missing_ok=True)
+        files.sync_directory(target.parent)
     except OSError as error:
         raise files.explain(error, f"create the volume {path}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+
+
+def _draw_up(volume: VolumePlan, draft: Path) -> None:
+    """Make the file with the file system, durable. Raises `OSError` and what `_format` does."""
+    with draft.open("xb") as file:
+        draft.chmod(0o600)
+        _no_copy_on_write(file.fileno())
+        file.truncate((volume.size_mib or 0) * MIB)
+        try:
+            _format(volume, draft)
+        except CommandFailed as error:
+            room = os.statvfs(draft.parent)
+            if room.f_bavail * room.f_frsize < MIB:  # not every mkfs says so
+                error.hint = f"there is no room left in {draft.parent}; make some, then try again"
+            raise
+        os.fsync(file.fileno())
+    block = superblock.read(draft)
+    if block != Superblock(volume.fs_type, volume.uuid):
+        made = f"{block.fs_type} {block.uuid}" if block else "nothing that is known"
+        raise StateError(
+            f"mkfs made {made} of the volume {volume.image}; the guest looks for "
+            f"{volume.fs_type} {volume.uuid}",
+            hint="leave file system and UUID out of mkfs_extra_args",
+        )
 
 
 def _format(volume: VolumePlan, draft: Path) -> None:
@@ -118,8 +182,8 @@ def _no_copy_on_write(descriptor: int) -> None:
 
 def _check(volume: VolumePlan, path: Path) -> None:
     """Raise `StateError` when an image is not what was declared. Never changes it."""
+    block = _read(path)
     try:
-        block = superblock.read(path)
         info = path.stat()
         blank = block is None and superblock.is_blank(path)
     except OSError as error:
@@ -128,6 +192,12 @@ def _check(volume: VolumePlan, path: Path) -> None:
         raise StateError(
             f"the volume {path} exists but holds no file system",
             hint=f"format it (mkfs.{volume.fs_type}), or remove it to have it made again",
+        )
+    # With auto_create off it may be a disk with partitions, which is the guest's business.
+    if block is None and (volume.create or volume.root):
+        raise StateError(
+            f"the volume {path} holds something else than {volume.fs_type}",
+            hint="name another image, or set auto_create off to attach it; it is left as it is",
         )
     if block is not None and block.fs_type != volume.fs_type:
         raise StateError(
@@ -150,7 +220,7 @@ def _pin(path: Path, layers: Sequence[str]) -> None:
     record = _layers_file(path)
     if not record.exists():
         files.write_atomic(record, json.dumps(list(layers)) + "\n")
-    elif json.loads(record.read_text()) != list(layers):
+    elif _read_layers(record) != list(layers):
         raise StateError(
             f"the root volume {path} was made on other layers than this build has",
             hint="start it anew with --reset-root (its contents are lost), or build what it was "
@@ -158,30 +228,45 @@ def _pin(path: Path, layers: Sequence[str]) -> None:
         )
 
 
+def _read_layers(record: Path) -> object:
+    try:
+        return json.loads(record.read_text())
+    except (OSError, ValueError) as error:
+        raise StateError(
+            f"can't tell which layers the root volume was made on: {record}: {error}",
+            hint="start it anew with --reset-root (its contents are lost)",
+        ) from error
+
+
 def _lock(path: Path, volume: VolumePlan) -> int:
     """Lock an image for as long as any process has the descriptor (flock(2))."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise files.explain(error, f"open the volume {path}") from error
-    try:
-        fcntl.flock(
-            descriptor, (fcntl.LOCK_SH if volume.read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB
-        )
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StateError(
-            f"the volume {path} is in use by another VMM{_holder(path)}",
-            hint="stop that one first, or name another image",
-        ) from error
+    # NFS takes an exclusive lock only from who may write.
+    access, kind = (os.O_RDONLY, fcntl.LOCK_SH) if volume.read_only else (os.O_RDWR, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(path, access | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(
+                f"the volume {path} is in use by another VMM{_holder(path)}",
+                hint="stop that one first, or name another image",
+            ) from error
+        except OSError as error:
+            raise files.explain(error, f"open and lock the volume {path}") from error
+        stack.pop_all()
     os.set_inheritable(descriptor, True)
     return descriptor
 
 
 def _holder(path: Path) -> str:
     """Return who holds the lock, as far as /proc/locks tells."""
-    inode = path.stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
+    try:
+        inode = path.stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
         fields = line.split()
         if len(fields) > 5 and fields[5].endswith(f":{inode}"):
             return f" (process {fields[4]})"
