@@ -2,17 +2,26 @@
 
 import json
 import os
+import platform
 import re
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import HostError, MicroVMError
+from microvm.errors import DeadlineExceeded, HostError, MicroVMError
 from microvm.host import files, process
 from microvm.model.facts import Accelerator, Program
 
 KVM = Path("/dev/kvm")
-TRIAL_TIMEOUT_S = 20.0
+TRIAL_TIMEOUTS_S = (20.0, 40.0)
+"""Time for a trial of KVM, and for the second one: the first may have met a busy host."""
+
+_TRIALS = {
+    "x86_64": ("q35", "console=ttyS0 earlyprintk=ttyS0 panic=-1 reboot=t"),
+    "aarch64": ("virt", "console=ttyAMA0 earlycon panic=-1"),
+}
+"""QEMU's machine type and the kernel's parameters for a trial, by machine name."""
 
 _PACKAGES = {
     "virtiofsd": "virtiofsd",
@@ -28,10 +37,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "microvm"
 
 
-def program(name: str, declared: str | None = None, places: tuple[str, ...] = ()) -> Program:
+def program(
+    name: str, declared: str | None = None, places: tuple[str, ...] = (), *, dry: bool = False
+) -> Program:
     """Return a program with its version, asked once and then known by path, size and mtime.
 
-    Raises `HostError` that names the package when it is not there.
+    `dry`: remember nothing. Raises `HostError` that names the package when it is not there.
     """
     path = process.find_program(declared or name, places)
     if path is None:
@@ -40,25 +51,28 @@ def program(name: str, declared: str | None = None, places: tuple[str, ...] = ()
             f"the program {declared or name} is missing", hint=f"install it: apt install {package}"
         )
     info = path.stat()
-    key = f"{path}:{info.st_size}:{info.st_mtime_ns}"
+    key = f"{name}:{path}:{info.st_size}:{info.st_mtime_ns}"
     record = cache_dir() / "programs.json"
     known = _read_json(record)
-    if key not in known:
-        known[key] = _ask(path)
-        _remember(record, known)
-    version, flavour = known[key]
-    return Program(path=str(path), version=tuple(version), flavour=flavour)
+    match known.get(key):
+        case [[*version], str(flavour)] if version:
+            return Program(path=str(path), version=tuple(version), flavour=flavour)
+    found = _ask(name, path)
+    if found.version and not dry:
+        others = {k: v for k, v in known.items() if not k.startswith(f"{name}:{path}:")}
+        _remember(record, {**others, key: [found.version, found.flavour]})
+    return found
 
 
-def _ask(path: Path) -> tuple[tuple[int, ...], str]:
+def _ask(name: str, path: Path) -> Program:
     done = process.run([path, "--version"], timeout_s=10, check=False, doing=f"ask {path.name}")
     text = (done.stdout + done.stderr).decode(errors="replace")
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     version = tuple(int(part) for part in match.groups() if part) if match else ()
     flavour = ""
-    if "virtiofsd" in path.name:
+    if name == "virtiofsd":
         flavour = "c" if "FUSE" in text or "fuse" in text else "rust"
-    return version, flavour
+    return Program(path=str(path), version=version, flavour=flavour)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -83,8 +97,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def host_id(state_dir: Path) -> str:
-    """Return the host's machine-id, or a random one that is kept beside the state."""
+def host_id(state_dir: Path, *, dry: bool = False) -> str:
+    """Return the host's machine-id, or a random one that is kept beside the state.
+
+    `dry`: make none; zeros stand for it until a run does.
+    """
     try:
         found = Path("/etc/machine-id").read_text().strip()
     except OSError:
@@ -93,6 +110,8 @@ def host_id(state_dir: Path) -> str:
         return found
     record = state_dir / "host-id"
     if not record.exists():
+        if dry:
+            return "0" * 32
         files.write_atomic(record, secrets.token_hex(16) + "\n")
     return record.read_text().strip()
 
@@ -116,17 +135,24 @@ def kvm_obstacle() -> str | None:
     return None
 
 
-def accelerator(qemu: Program, kernel: Path, declared: str | None) -> Accelerator:
+def accelerator(
+    qemu: Program, kernel: Path, declared: str | None, *, dry: bool = False
+) -> Accelerator:
     """Return how to run virtual CPUs: as declared, else KVM where it is seen to work.
 
     A /dev/kvm that opens may still not run a stock kernel, so it is tried out with the guest's,
-    once a boot of the host. Raises `HostError` when `kvm` is declared and can't be used.
+    once a boot of the host; with `dry` it is only looked up how that went. Raises `HostError`
+    when `kvm` is declared and can't be used.
     """
     if declared == "tcg":
         return Accelerator(kind="tcg", reason="declared")
     obstacle = kvm_obstacle()
     if obstacle is None:
-        obstacle = _trial(qemu, kernel)
+        trials = Trials(cache_dir() / "kvm.json", boot_id())
+        verdict = trials.known(qemu, kernel)
+        if verdict is None and dry:
+            return Accelerator(kind="kvm", reason="not tried out on this host yet; a run does it")
+        obstacle = (verdict or trials.verdict(qemu, kernel)).obstacle
     if obstacle is None:
         return Accelerator(kind="kvm", reason="tried out on this host")
     if declared == "kvm":
@@ -134,25 +160,84 @@ def accelerator(qemu: Program, kernel: Path, declared: str | None) -> Accelerato
     return Accelerator(kind="tcg", reason=f"emulation, because {obstacle}")
 
 
-def _trial(qemu: Program, kernel: Path) -> str | None:
-    """Boot the kernel to its panic for want of a root; return why it doesn't get there, or None."""
-    record = cache_dir() / "kvm.json"
-    key = f"{boot_id()}:{qemu.path}:{qemu.version}:{os.geteuid()}"
-    known = _read_json(record)
-    if key in known:
-        verdict = known[key][0]
-        return verdict if isinstance(verdict, str) else None
-    argv = [
-        qemu.path, "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "256M",
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a trial of KVM showed."""
+
+    obstacle: str | None
+    """Why it doesn't run the kernel; None: it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Trials of KVM and what is remembered of them for one boot of the host.
+
+    A kernel that runs speaks for all kernels; one that doesn't, only for itself.
+    """
+
+    record: Path
+    boot: str
+
+    def known(self, qemu: Program, kernel: Path) -> Verdict | None:
+        """Return what an earlier trial of this boot showed, or None."""
+        known = self._read()
+        general = _trial_key(qemu)
+        if general in known and known[general] is None:
+            return Verdict(None)
+        obstacle = known.get(f"{general}:{kernel}")
+        return Verdict(obstacle) if isinstance(obstacle, str) else None
+
+    def verdict(
+        self, qemu: Program, kernel: Path, timeouts_s: tuple[float, ...] = TRIAL_TIMEOUTS_S
+    ) -> Verdict:
+        """Try KVM out, once more where it took too long, and remember what that showed."""
+        obstacle: str | None = None
+        for timeout_s in timeouts_s:
+            try:
+                obstacle = _trial(qemu, kernel, timeout_s)
+            except DeadlineExceeded:
+                obstacle = f"KVM does not run a stock kernel here: no boot within {timeout_s:g} s"
+                continue
+            except HostError as error:  # that says nothing about KVM
+                return Verdict(str(error))
+            break
+        key = _trial_key(qemu)
+        kept = {**self._read(), key if obstacle is None else f"{key}:{kernel}": obstacle}
+        _remember(self.record, {"boot": self.boot, "verdicts": kept})
+        return Verdict(obstacle)
+
+    def _read(self) -> dict[str, Any]:
+        """Return the verdicts of this boot; a new boot may have another kernel or machine."""
+        found = _read_json(self.record)
+        verdicts = found.get("verdicts") if found.get("boot") == self.boot else None
+        return verdicts if isinstance(verdicts, dict) else {}
+
+
+def _trial_key(qemu: Program) -> str:
+    return f"{os.geteuid()}:{qemu.path}:{'.'.join(map(str, qemu.version))}"
+
+
+def _trial(qemu: Program, kernel: Path, timeout_s: float) -> str | None:
+    """Boot the kernel to its panic for want of a root; return why it doesn't get there, or None.
+
+    Raises `DeadlineExceeded`, `HostError`.
+    """
+    argv = trial_command(qemu.path, kernel, platform.machine())
+    if argv is None:
+        return f"how to try KVM out on {platform.machine()} is not known"
+    done = process.run(argv, timeout_s=timeout_s, check=False, doing="try KVM out")
+    if b"Linux version" in done.stdout:
+        return None
+    return f"KVM does not run a stock kernel here{process.last_words(done.stderr, 3)}"
+
+
+def trial_command(qemu: str, kernel: Path, machine: str) -> tuple[str, ...] | None:
+    """Return the command that tries KVM out on hosts of that machine name, or None."""
+    if machine not in _TRIALS:
+        return None
+    kind, parameters = _TRIALS[machine]
+    return (
+        qemu, "-machine", kind, "-accel", "kvm", "-cpu", "host", "-m", "256M",
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
-        "-kernel", str(kernel), "-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 reboot=t",
-    ]  # fmt: skip
-    obstacle: str | None = None
-    try:
-        done = process.run(argv, timeout_s=TRIAL_TIMEOUT_S, check=False, doing="try KVM out")
-        if b"Linux version" not in done.stdout:
-            obstacle = f"KVM does not run a stock kernel here{process.last_words(done.stderr, 3)}"
-    except MicroVMError:
-        obstacle = f"KVM does not run a stock kernel here: no boot within {TRIAL_TIMEOUT_S:g} s"
-    _remember(record, {key: [obstacle]})
-    return obstacle
+        "-kernel", str(kernel), "-append", parameters,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A runner directory and the host become a launch plan. Touches nothing but caches of facts."""
+"""A runner directory and the host become a launch plan. Touches nothing but kept facts."""
 
 import json
 import os
@@ -42,16 +42,21 @@ def gather(
     watched: bool = False,
     job: bool = False,
     terminal: tuple[int, int, str] | None = None,
+    dry: bool = False,
 ) -> Facts:
-    """Return what planning needs to know about this host. Raises `HostError`."""
+    """Return what planning needs to know about this host. Raises `HostError`.
+
+    `dry`: write nothing and try nothing out; KVM counts as working where it was not tried out yet.
+    """
     microvm = runner.microvm
     store_dir = runner_dir.resolve().parent
     backend = hypervisor(microvm.hypervisor)
     declared = microvm.qemu.program
-    programs: dict[str, Program] = {backend.program: host_facts.program(backend.program, declared)}
+    vmm = host_facts.program(backend.program, declared, dry=dry)
+    programs: dict[str, Program] = {backend.program: vmm}
     shared = [share for share in microvm.shares if share.proto == "virtiofs"]
     if shared or (not microvm.store_on_disk and microvm.store_proto == "virtiofs"):
-        found = host_facts.program("virtiofsd", microvm.virtiofsd.program, PLACES)
+        found = host_facts.program("virtiofsd", microvm.virtiofsd.program, PLACES, dry=dry)
         programs["virtiofsd"] = found
     for share in microvm.shares:
         if not (project_dir / share.source).is_dir():
@@ -61,10 +66,10 @@ def gather(
             )
     kernel = store_dir / runner.system.kernel / "vmlinuz"
     identity = (microvm.machine_id or "").replace("-", "") or machine_id(
-        host_facts.host_id(state_dir), runner.name, str(state_dir)
+        host_facts.host_id(state_dir, dry=dry), runner.name, str(state_dir)
     )
     return Facts(
-        accelerator=host_facts.accelerator(programs[backend.program], kernel, microvm.accel),
+        accelerator=host_facts.accelerator(vmm, kernel, microvm.accel, dry=dry),
         programs=programs,
         state_dir=str(state_dir),
         project_dir=str(project_dir),
@@ -100,8 +105,12 @@ def plan(
     watched: bool = False,
     job: bool = False,
     terminal: tuple[int, int, str] | None = None,
+    dry: bool = False,
 ) -> LaunchPlan:
-    """Return what starting the runner would do. Raises `SpecError`, `HostError`, `StateError`."""
+    """Return what starting the runner would do. Raises `SpecError`, `HostError`, `StateError`.
+
+    `dry`: see `gather`; for those that only show the plan or need little of it.
+    """
     runner = load_runner(runner_dir)
     facts = gather(
         runner,
@@ -111,6 +120,7 @@ def plan(
         watched=watched,
         job=job,
         terminal=terminal,
+        dry=dry,
     )
     backend = hypervisor(runner.microvm.hypervisor)
     if problems := backend.check(runner.microvm, facts):

@@ -1,0 +1,165 @@
+"""What is found out about the host, with small programs that behave as the real ones may."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from microvm.errors import HostError
+from microvm.host import facts
+from microvm.host.facts import Trials, Verdict
+from microvm.model.facts import Program
+
+WORKS = "echo 'Linux version 6.12'"
+FAILS = "echo 'ioctl(KVM_CREATE_VM) failed: 16' >&2; exit 1"
+HANGS = "exec sleep 30"
+BUSY_ONCE = f'[ "$(wc -l <"$0.calls")" -gt 1 ] || {HANGS}; {WORKS}'
+
+
+@pytest.fixture
+def qemu(tmp_path):
+    """Make a program that does `script` for QEMU and counts how often it is called."""
+
+    def make(script, name="qemu"):
+        path = tmp_path / name
+        path.write_text(f'#!/bin/sh\necho >>"$0.calls"\n{script}\n')
+        path.chmod(0o755)
+        return Program(path=str(path), version=(10, 0))
+
+    return make
+
+
+def calls(program):
+    with Path(f"{program.path}.calls").open() as file:
+        return len(file.readlines())
+
+
+@pytest.fixture
+def trials(tmp_path):
+    return Trials(tmp_path / "cache/kvm.json", "this-boot")
+
+
+KERNEL = Path("/store/kernel/vmlinuz")
+
+
+def verdict(trials, program, kernel=KERNEL):
+    return trials.known(program, kernel) or trials.verdict(program, kernel, (0.5, 5.0))
+
+
+def test_a_kernel_that_runs_is_remembered_for_all_kernels(trials, qemu):
+    program = qemu(WORKS)
+    assert trials.known(program, KERNEL) is None
+    assert verdict(trials, program) == verdict(trials, program, Path("/other")) == Verdict(None)
+    assert calls(program) == 1
+
+
+def test_a_kernel_that_does_not_run_speaks_for_itself_alone(trials, qemu):
+    program = qemu(f'case "$*" in *own*) {FAILS};; esac; {WORKS}')
+    own = Path("/store/own/vmlinuz")
+    assert "KVM_CREATE_VM" in verdict(trials, program, own).obstacle
+    assert verdict(trials, program, own).obstacle
+    assert calls(program) == 1
+    assert verdict(trials, program) == Verdict(None)
+
+
+def test_a_trial_that_met_a_busy_host_is_repeated_before_anything_is_remembered(trials, qemu):
+    program = qemu(BUSY_ONCE)
+    assert verdict(trials, program) == Verdict(None)
+    assert calls(program) == 2
+    assert trials.known(program, KERNEL) == Verdict(None)
+
+
+def test_a_kernel_that_never_boots_is_tried_twice_and_then_no_more(trials, qemu):
+    program = qemu(HANGS)
+    found = trials.verdict(program, KERNEL, (0.1, 0.2))
+    assert "no boot within 0.2 s" in found.obstacle
+    assert calls(program) == 2
+    assert trials.known(program, KERNEL) == found
+
+
+def test_a_qemu_that_can_not_be_started_says_nothing_about_kvm(trials, tmp_path):
+    program = Program(path=str(tmp_path / "nosuch"), version=(10, 0))
+    assert "No such file" in trials.verdict(program, KERNEL).obstacle
+    assert trials.known(program, KERNEL) is None
+
+
+def test_a_verdict_ends_with_the_boot_of_the_host(trials, qemu):
+    program = qemu(FAILS)
+    verdict(trials, program)
+    after = Trials(trials.record, "next-boot")
+    assert after.known(program, KERNEL) is None
+    program = qemu(WORKS)
+    assert verdict(after, program) == Verdict(None)
+    assert json.loads(trials.record.read_text())["boot"] == "next-boot"
+    assert trials.known(program, KERNEL) is None
+
+
+def test_another_qemu_is_tried_for_itself_and_both_are_remembered(trials, qemu):
+    old, new = qemu(FAILS, "old"), qemu(WORKS, "new")
+    for _ in range(2):
+        assert verdict(trials, old).obstacle
+        assert verdict(trials, new) == Verdict(None)
+    assert (calls(old), calls(new)) == (1, 1)
+    newer = Program(path=new.path, version=(10, 1))
+    assert trials.known(newer, KERNEL) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"boot": "this-boot"}', '{"boot": "this-boot", "verdicts": [1]}'],
+)
+def test_a_broken_record_is_none(text, trials, qemu):
+    trials.record.parent.mkdir()
+    trials.record.write_text(text)
+    assert trials.known(qemu(WORKS), KERNEL) is None
+    assert verdict(trials, qemu(WORKS)) == Verdict(None)
+
+
+def test_a_record_that_can_not_be_written_costs_a_trial_and_no_more(tmp_path, qemu):
+    (tmp_path / "cache").write_text("in the way")
+    trials = Trials(tmp_path / "cache/kvm.json", "this-boot")
+    assert verdict(trials, qemu(WORKS)) == Verdict(None)
+
+
+def test_a_trial_fits_the_kind_of_host():
+    arm = " ".join(facts.trial_command("qemu", KERNEL, "aarch64"))
+    intel = " ".join(facts.trial_command("qemu", KERNEL, "x86_64"))
+    assert "-machine virt" in arm
+    assert "console=ttyAMA0" in arm
+    assert "reboot=t" not in arm
+    assert "-machine q35" in intel
+    assert "console=ttyS0" in intel
+    assert facts.trial_command("qemu", KERNEL, "riscv64") is None
+
+
+def test_emulation_on_demand_tries_nothing():
+    never = Program(path="/nosuch", version=(1,))
+    assert facts.accelerator(never, KERNEL, "tcg").kind == "tcg"
+
+
+def test_a_dry_look_tries_and_writes_nothing(tmp_path, qemu):
+    program = qemu(WORKS)
+    assert facts.accelerator(program, KERNEL, None, dry=True).reason
+    assert not (tmp_path / "qemu.calls").exists()
+    state = tmp_path / "state"
+    assert facts.host_id(state, dry=True)
+    assert not state.exists()
+
+
+VIRTIOFSD_C = "echo 'virtiofsd version 7.2.22 (Debian)'; echo 'using FUSE kernel interface 7.36'"
+
+
+@pytest.mark.parametrize(
+    ("script", "version", "flavour"),
+    [("echo virtiofsd 1.13.2", (1, 13, 2), "rust"), (VIRTIOFSD_C, (7, 2, 22), "c")],
+)
+def test_virtiofsd_is_told_by_its_words_not_by_its_file(script, version, flavour, qemu):
+    path = qemu(script, "serve-files").path
+    found = facts.program("virtiofsd", path, dry=True)
+    assert (found.version, found.flavour) == (version, flavour)
+
+
+def test_a_missing_program_is_named_with_its_package():
+    with pytest.raises(HostError, match="/nosuch/qemu is missing") as failure:
+        facts.program("qemu-system-x86_64", "/nosuch/qemu", dry=True)
+    assert "qemu-system-x86" in failure.value.hint
