@@ -16,13 +16,15 @@ class Qmp:
         """Connect and agree on capabilities. Raises `ApiError`, `DeadlineExceeded`."""
         self._buffer = b""
         self._timeout_s = timeout_s
+        self._calls = 0
         self.events: list[dict[str, Any]] = []
         connection = stream.connect(path)
         if connection is None:
             raise ApiError(f"could not reach QEMU: nobody listens on {path}")
         self._socket = connection
         try:
-            self._message(Deadline(timeout_s))
+            if "QMP" not in self._message(Deadline(timeout_s)):
+                raise ApiError(f"what listens on {path} does not greet as QEMU does")
             self.call("qmp_capabilities")
         except MicroVMError:
             self._socket.close()
@@ -37,20 +39,26 @@ class Qmp:
 
         Raises `ApiError` with QEMU's words, `DeadlineExceeded`.
         """
-        request: dict[str, Any] = {"execute": command}
+        self._calls += 1
+        request: dict[str, Any] = {"execute": command, "id": self._calls}
         if arguments:
             request["arguments"] = arguments
+        deadline = Deadline(self._timeout_s)
+        self._socket.settimeout(self._timeout_s)
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except TimeoutError as error:
+            raise DeadlineExceeded("QEMU did not take a command in time") from error
         except OSError as error:
             raise ApiError(f"QEMU has gone: {error.strerror}") from error
-        deadline = Deadline(self._timeout_s)
         while True:
             message = self._message(deadline)
+            if message.get("id", self._calls) != self._calls:
+                continue  # to a call that was given up
             if "return" in message:
                 return message["return"]
             if "error" in message:
-                raise ApiError(f"QEMU refused {command}: {message['error'].get('desc')}")
+                raise ApiError(f"QEMU refused {command}: {_words(message['error'])}")
 
     def drain(self) -> list[dict[str, Any]]:
         """Return the events that have come so far, without waiting."""
@@ -84,7 +92,16 @@ class Qmp:
                 raise ApiError("QEMU closed its control socket")
             self._buffer += chunk
         line, self._buffer = self._buffer.split(b"\n", 1)
-        message: dict[str, Any] = json.loads(line)
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise ApiError(f"QEMU sent what is no JSON: {line[:80]!r}") from error
+        if not isinstance(message, dict):
+            raise ApiError(f"QEMU sent what is no message: {line[:80]!r}")
         if "event" in message:
             self.events.append(message)
         return message
+
+
+def _words(error: object) -> object:
+    return error.get("desc", error) if isinstance(error, dict) else error
