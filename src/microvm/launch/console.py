@@ -21,6 +21,8 @@ class Console:
     """The guest has handed the console to the user."""
     failed: str | None = None
     """Why the guest can't go on."""
+    panicked: bool = False
+    """The kernel has said that it panicked (kernel/panic.c); stack traces may follow."""
     _pending: bytes = b""
     _line: str = ""
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
@@ -41,11 +43,6 @@ class Console:
         self._remember(shown)
         return shown
 
-    @property
-    def panicked(self) -> bool:
-        """Whether the kernel's last words are those of a panic (kernel/panic.c)."""
-        return any(_PANIC.match(line) for line in (*self._tail, self._line))
-
     def tail(self, lines: int = 20) -> str:
         """Return the last lines, without control characters, indented."""
         kept = [line for line in (*self._tail, self._line) if line.strip()]
@@ -60,7 +57,10 @@ class Console:
 
     def _remember(self, shown: bytes) -> None:
         *whole, self._line = (self._line + shown.decode(errors="replace")).split("\n")
-        self._tail.extend(_CONTROL.sub("", line.rstrip("\r")) for line in whole)
+        for line in whole:
+            plain = _CONTROL.sub("", line.rstrip("\r"))
+            self.panicked = self.panicked or bool(_PANIC.match(plain))
+            self._tail.append(plain)
         self._line = self._line[-2000:]
 
 
