@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 _START = b"\x1b]6977;"
 _MARK = re.compile(rb"\x1b\]6977;(?P<text>[^\x07]*)\x07")
-_PANIC = re.compile(r"\[\s*\d+\.\d+\] Kernel panic - not syncing")
+_PANIC = re.compile(r"\[\s*\d+\.\d+\] Kernel panic - not syncing: (?P<why>.*)")
 _LONGEST = 4096
 _CONTROL = re.compile(
     r"\x1b(?:\[[0-9;?!]*[A-Za-z]|\][^\x07]*\x07|[c-z=>])|[\x00-\x08\x0b-\x1f\x7f]"
@@ -21,8 +21,8 @@ class Console:
     """The guest has handed the console to the user."""
     failed: str | None = None
     """Why the guest can't go on."""
-    panicked: bool = False
-    """The kernel has said that it panicked (kernel/panic.c); stack traces may follow."""
+    panic: str | None = None
+    """Why the kernel panicked, as it said itself (kernel/panic.c); stack traces may follow."""
     _pending: bytes = b""
     _line: str = ""
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
@@ -59,7 +59,8 @@ class Console:
         *whole, self._line = (self._line + shown.decode(errors="replace")).split("\n")
         for line in whole:
             plain = _CONTROL.sub("", line.rstrip("\r"))
-            self.panicked = self.panicked or bool(_PANIC.match(plain))
+            if self.panic is None and (found := _PANIC.match(plain)):
+                self.panic = found["why"]
             self._tail.append(plain)
         self._line = self._line[-2000:]
 

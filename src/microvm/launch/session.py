@@ -334,8 +334,8 @@ class Session:
         up = self._console.up or not self._plan.console
         if self._status:
             return self._failure(f"the VMM {ended(self._status)}")
-        if self._console.panicked and (self._reset or not up):
-            return self._failure("the guest's kernel panicked")
+        if self._console.panic is not None and (self._reset or not up):
+            return self._failure(f"the guest's kernel panicked: {self._console.panic}")
         if self._job:
             return self._failure("the guest ended before the job did")
         if self._reset and not self._pressed:
