@@ -20,10 +20,16 @@ class Problem:
     """What to do about it."""
 
     def __str__(self) -> str:
+        """Return it as lines for people."""
         place = f"{self.file}:{self.line}" if self.file and self.line else self.file
         parts = [part for part in (place, self.where, self.message) if part]
         text = ": ".join(parts)
-        return f"{text}\n    {self.hint}" if self.hint else text
+        return printable(f"{text}\n    {self.hint}" if self.hint else text)
+
+
+def printable(text: str) -> str:
+    """Return a text without escape sequences, which a project's words may hold."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 class MicroVMError(Exception):

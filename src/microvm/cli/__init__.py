@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from microvm.errors import MicroVMError, SpecError
+from microvm.errors import MicroVMError, SpecError, printable
 
 VERBS = {
     "init": "start a project from a template",
@@ -144,9 +144,13 @@ def _carry_out(args: argparse.Namespace) -> int:
     return status
 
 
+class _Ended(SystemExit):
+    """A signal told us to end; unlike `sys.exit` in a project's file."""
+
+
 def _ended(number: int, frame: FrameType | None) -> None:
     """Unwind, so that what was begun is cleared away."""
-    raise SystemExit(128 + number)
+    raise _Ended(128 + number)
 
 
 def _failed(args: argparse.Namespace, error: MicroVMError) -> int:
@@ -155,4 +159,4 @@ def _failed(args: argparse.Namespace, error: MicroVMError) -> int:
 
 
 def _tell(text: str) -> None:
-    print(f"microvm: {text}", file=sys.stderr)
+    print(f"microvm: {printable(text)}", file=sys.stderr)

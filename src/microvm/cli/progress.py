@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from microvm.errors import printable
 from microvm.model.progress import Event, Progress
 
 
@@ -49,7 +50,9 @@ def shown(steps: Steps) -> Iterator[Progress]:
 
 
 def _line(event: Event) -> str:
-    return f"{event.step}: {event.detail}" if event.detail else event.step
+    """Return an event as one line; its detail may be a command of a project."""
+    text = f"{event.step}: {event.detail}" if event.detail else event.step
+    return printable(text.replace("\n", " "))
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,40 @@ from microvm.model.declaration import MicroVM
 def read(path: Path) -> dict[str, Any]:
     """Run the file and return its declarations as plain tables, as TOML would give them.
 
-    Raises `SpecError` with file and line of what the file raised.
+    What it prints goes to standard error. Raises `SpecError` with file and line of what it raised.
     """
-    scope: dict[str, Any] = {"__name__": "microvms", "__file__": str(path)}
-    sys.path.insert(0, str(path.parent))
     try:
-        code = compile(path.read_bytes(), str(path), "exec")
-        exec(code, scope)  # noqa: S102 - a Python project is a program; foreign ones need --trust
-    except SyntaxError as error:
-        message = f"{error.msg}: {(error.text or '').strip()}"
-        raise SpecError([Problem(file=str(path), line=error.lineno, message=message)]) from error
-    except Exception as error:  # whatever a user's program raises
+        # Objects of the file's own are asked for their words here, so that is its running too.
+        with _importing(path.parent), redirect_stdout(sys.stderr):
+            return _tables(path, _scope(path))
+    except (SpecError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever a user's program raises
+        if isinstance(error, SystemExit) and type(error) is not SystemExit:
+            raise  # the command line's own: it was told to end
         raise SpecError([_problem(path, error)]) from error
+
+
+@contextmanager
+def _importing(directory: Path) -> Iterator[None]:
+    """Let the file import its neighbours, whatever it does to `sys.path` itself."""
+    before, entries = sys.path, list(sys.path)
+    sys.path = [str(directory), *entries]
+    try:
+        yield
     finally:
-        sys.path.remove(str(path.parent))
+        sys.path = before
+        sys.path[:] = entries
+
+
+def _scope(path: Path) -> dict[str, Any]:
+    scope: dict[str, Any] = {"__name__": "microvms", "__file__": str(path)}
+    code = compile(path.read_bytes(), str(path), "exec")
+    exec(code, scope)  # noqa: S102 - a Python project is a program; foreign ones need --trust
+    return scope
+
+
+def _tables(path: Path, scope: dict[str, Any]) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     if "defaults" in scope:
         tables["defaults"] = _plain(path, "defaults", scope["defaults"])
@@ -34,8 +56,11 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(microvms, dict):
         message = "it does not bind `microvms` to a dictionary of MicroVM objects"
         raise SpecError([Problem(file=str(path), message=message)])
+    if wrong := [type(name).__name__ for name in microvms if not isinstance(name, str)]:
+        message = f"names of MicroVMs are texts, not {wrong[0]}"
+        raise SpecError([Problem(file=str(path), where="microvms", message=message)])
     tables["microvms"] = {
-        str(name): _plain(path, f"microvms.{name}", each) for name, each in microvms.items()
+        name: _plain(path, f"microvms.{name}", each) for name, each in microvms.items()
     }
     return tables
 
@@ -47,9 +72,15 @@ def _plain(path: Path, where: str, value: object) -> Any:
     return to_plain(value)
 
 
-def _problem(path: Path, error: Exception) -> Problem:
+def _problem(path: Path, error: BaseException) -> Problem:
     own = [
         frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
     ]
-    text = f"{type(error).__name__}: {error}"
-    return Problem(file=str(path), line=own[-1].lineno if own else None, message=text)
+    line = own[-1].lineno if own else None
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line, message = error.lineno, f"{error.msg}: {(error.text or '').strip()}"
+    elif isinstance(error, SystemExit):
+        message = "it ends the program (sys.exit) instead of declaring something"
+    else:
+        message = "".join(traceback.format_exception_only(error)).strip()
+    return Problem(file=str(path), line=line, message=message)
