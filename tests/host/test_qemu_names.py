@@ -29,8 +29,7 @@ TAKEN = ("-drive", "-fsdev", "-fw_cfg", "-qmp")
 
 
 def socket_of(name):
-    """A sign of equality would be taken for an option's, and QEMU refuses it."""
-    return f"{name}.sock".replace("=", "-")
+    return f"{name}.sock"
 
 
 @pytest.fixture

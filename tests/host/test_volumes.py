@@ -97,6 +97,14 @@ def test_any_name_is_just_a_name(name, tmp_path):
     assert found == [tmp_path / name]
 
 
+@pytest.mark.parametrize("fs_type", ["ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"])
+def test_any_label_that_may_be_declared_is_just_a_label(fs_type, tmp_path, tool):
+    tool(f"mkfs.{fs_type}")
+    label = "A_B-1" if fs_type == "vfat" else ".a_B-1"
+    make(tmp_path, volume(fs_type=fs_type, label=label))
+    assert label.encode() in (tmp_path / "data.img").read_bytes()
+
+
 def test_a_relative_name_starts_at_the_state_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "state").mkdir()

@@ -12,6 +12,7 @@ from pathlib import Path
 from microvm.errors import CommandFailed, StateError
 from microvm.host import files, process, superblock
 from microvm.host.superblock import Superblock
+from microvm.model.devices import names_device
 from microvm.model.plan import LaunchPlan, VolumePlan
 
 MIB = 1 << 20
@@ -94,8 +95,7 @@ def _read(path: Path) -> Superblock | None:
 
 def _refuse_to_create(volume: VolumePlan, what: str) -> None:
     """Raise `StateError` for a volume that we are not to make."""
-    device = volume.image.startswith("/dev/") and not volume.image.startswith("/dev/shm/")  # noqa: S108
-    if device:
+    if names_device(volume.image):
         raise StateError(f"{what}, and a device is not made here", hint="make it, or wait for it")
     if not volume.create:
         raise StateError(f"{what}, and auto_create is off", hint="make it, or set auto_create")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from microvm.hypervisors.kernel_line import STORE_TAG, kernel_line
 from microvm.hypervisors.qemu_syntax import dashed, escape
 from microvm.hypervisors.virtiofsd import virtiofsd
-from microvm.model.devices import Interface, Share
+from microvm.model.devices import Interface, Share, names_device
 from microvm.model.facts import Facts
 from microvm.model.identity import filesystem_uuid, mac
 from microvm.model.plan import Helper, LaunchPlan, TapPlan, VolumePlan
@@ -127,7 +127,8 @@ class QemuPlan:
         if self.shared_memory or vm.hugepage_mem:
             options["memory-backend"] = "mem"
         options |= vm.qemu.machine_opts
-        machine = ",".join([self.machine, *(f"{key}={value}" for key, value in options.items())])
+        pairs = (f"{key}={escape(value)}" for key, value in options.items())
+        machine = ",".join([self.machine, *pairs])
         self.argv += [
             facts.programs[PROGRAM].path,
             "-name", f"guest={escape(self.runner.name)}",
@@ -140,10 +141,10 @@ class QemuPlan:
             "-uuid", dashed(facts.machine_id),
             # What a guest that took over the process could ask of the host's kernel.
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-            "-qmp", f"unix:{escape(vm.socket or CONTROL)},server=on,wait=off",
+            "-qmp", f"unix:path={escape(vm.socket or CONTROL)},server=on,wait=off",
         ]  # fmt: skip
         if facts.watched:
-            self.argv += ["-qmp", f"unix:{WATCH},server=on,wait=off"]
+            self.argv += ["-qmp", f"unix:path={WATCH},server=on,wait=off"]
         if self.shared_memory or vm.hugepage_mem:
             huge = ",hugetlb=on" if vm.hugepage_mem else ""
             self.argv += ["-object", f"memory-backend-memfd,id=mem,size={vm.mem}M,share=on{huge}"]
@@ -168,13 +169,12 @@ class QemuPlan:
         self, name: str, path: str, *, read_only: bool, direct: bool | None, serial: str
     ) -> None:
         cache = "" if direct is None else f",cache.direct={'on' if direct else 'off'}"
+        driver = "host_device" if names_device(path) else "file"
         self.argv += [
             "-drive",
-            f"if=none,id={name},format=raw,file.driver=file,file.filename={escape(path)}"
+            f"if=none,id={name},format=raw,file.driver={driver},file.filename={escape(path)}"
             f",read-only={'on' if read_only else 'off'},discard=unmap{cache}",
         ]
-        if path.startswith("/dev/"):
-            self.argv[-1] = self.argv[-1].replace("file.driver=file", "file.driver=host_device")
         self.device("virtio-blk", f"drive={name}{f',serial={serial}' if serial else ''}")
 
     def _root(self) -> None:

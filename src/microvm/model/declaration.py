@@ -4,17 +4,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from microvm.model.constraints import (
     STRICT,
+    Cpus,
     CredentialName,
+    HostAccount,
     HostPath,
     KernelParameter,
     Line,
-    NotNegative,
+    Memory,
     Pattern,
-    Positive,
 )
 from microvm.model.devices import (
     Device,
@@ -61,32 +62,41 @@ class MicroVM:
     """Program that runs it."""
     accel: Literal["kvm", "tcg"] | None = None
     """`kvm` (hardware) or `tcg` (emulation, qemu only); unset: what works on the host."""
-    cpu: Annotated[str, Pattern(r"[A-Za-z0-9_.,+=-]+", "a CPU model")] | None = None
-    """CPU model to emulate."""
-    vcpu: Positive = 1
-    """Virtual CPUs."""
-    mem: Annotated[int, Ge(32)] = 512
+    cpu: (
+        Annotated[
+            str,
+            Pattern(
+                r"[A-Za-z0-9][A-Za-z0-9_.-]*(?:,[+-]?[A-Za-z0-9_.-]+(?:=[A-Za-z0-9_.-]+)?)*",
+                "a CPU model, with features after commas such as `max,pmu=off`",
+            ),
+        ]
+        | None
+    ) = None
+    """CPU model to emulate; on qemu features of it may follow after commas: `max,pmu=off`."""
+    vcpu: Cpus = 1
+    """Virtual CPUs, at most 255."""
+    mem: Annotated[int, Ge(32), Le(2**24)] = 512
     """Memory in MiB."""
     hugepage_mem: bool = False
     """Back the guest's memory with huge pages."""
-    hotplug_mem: NotNegative = 0
+    hotplug_mem: Memory = 0
     """Memory in MiB that can be plugged in at run time, on top of `mem`."""
-    hotplugged_mem: NotNegative = 0
+    hotplugged_mem: Memory = 0
     """Part of `hotplug_mem`, in MiB, that is plugged in at start."""
     balloon: bool = False
     """Let the host take memory back at run time."""
-    initial_balloon_mem: NotNegative = 0
+    initial_balloon_mem: Memory = 0
     """Memory in MiB that the balloon holds at start."""
     deflate_on_oom: bool = True
     """The balloon gives memory back when the guest runs out of it."""
     socket: HostPath | None = None
     """Control socket of the VMM; unset: one in the state directory."""
-    user: Annotated[str, Pattern(r"[a-z_][a-z0-9_-]*", "a user of the host")] | None = None
+    user: HostAccount | None = None
     """User that the VMM becomes when it is started as root."""
     pretty_procnames: bool = True
     """Show the VMM as `microvm@NAME` in the process list."""
     kernel_params: tuple[KernelParameter, ...] = ()
-    """Further kernel parameters."""
+    """Further kernel parameters. Of those that are ours only `microvm.shell` may be among them."""
     initrd_path: HostPath | None = None
     """Initrd to use instead of the one made for the guest; relative to the project."""
     store_on_disk: bool = True

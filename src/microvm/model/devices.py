@@ -1,22 +1,23 @@
 """The declared devices of a MicroVM: volumes, shares, interfaces, forwarded ports, passthrough."""
 
+import posixpath
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le
 
 from microvm.model.constraints import (
     STRICT,
+    DiskSize,
     HostPath,
     InterfaceName,
     Label,
     Line,
     Mac,
+    Memory,
     MountPoint,
-    NotNegative,
     Pattern,
     Port,
-    Positive,
     Serial,
     Tag,
 )
@@ -27,6 +28,18 @@ Protocol = Literal["9p", "virtiofs"]
 InterfaceType = Literal["user", "tap", "macvtap", "bridge"]
 
 Address = Annotated[str, Pattern(r"|[0-9a-fA-F:.]+", "an IP address, or empty for any")]
+
+
+def shortest(path: str) -> str:
+    """Return a path without what does not count in it: `.`, doubled and final slashes."""
+    short = posixpath.normpath(path)
+    return "/" + short.lstrip("/") if path.startswith("/") else short
+
+
+def names_device(image: str) -> bool:
+    """Return whether an image is a device of the host; the files in /dev are those of /dev/shm."""
+    path = shortest(image)
+    return path.startswith("/dev/") and not path.startswith("/dev/shm/")  # noqa: S108
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +53,7 @@ class Volume:
     mount_point: MountPoint | None = None
     """Where the guest mounts it; unset attaches it unmounted. `/` makes it the writable side of the
     root."""
-    size: Positive | None = None
+    size: DiskSize | None = None
     """Size in MiB at creation, and the least it has later. Needed with `auto_create`."""
     auto_create: bool = True
     """Create image and file system before the first start."""
@@ -90,7 +103,7 @@ class Share:
     """virtiofsd `--translate-gid` maps."""
     dax: bool = False
     """Map file contents into the guest's memory."""
-    dax_window_size: Positive | None = None
+    dax_window_size: Annotated[Memory, Gt(0)] | None = None
     """Size of the DAX window in MiB."""
     extra_args: tuple[Line, ...] = ()
     """Further virtiofsd arguments for this share."""
@@ -238,7 +251,7 @@ class Graphics:
     """Socket of the vhost-user GPU process."""
     vulkan: Literal["venus", "drm_native_context"] | None = None
     """Vulkan over virtio-gpu."""
-    hostmem: Annotated[str, Pattern(r"[1-9][0-9]*[MG]", "a size such as `256M`")] = "256M"
+    hostmem: Annotated[str, Pattern(r"[1-9][0-9]{0,6}[MG]", "a size such as `256M`")] = "256M"
     """GPU host-memory window, used with `vulkan`."""
 
 
@@ -248,13 +261,13 @@ class PcieRootPort:
 
     __pydantic_config__ = STRICT
 
-    id: Annotated[str, MinLen(1), Pattern(r"[A-Za-z][A-Za-z0-9_.-]*", "a qemu device id")]
+    id: Annotated[str, Pattern(r"[A-Za-z][A-Za-z0-9_.-]{0,30}", "a qemu device id")]
     """Id of the port."""
     bus: Line | None = None
     """Bus that the port is on."""
-    chassis: NotNegative | None = None
+    chassis: Annotated[int, Ge(0), Le(255)] | None = None
     """Chassis number."""
-    slot: NotNegative | None = None
-    """Slot number."""
+    slot: Annotated[int, Ge(0), Le(8191)] | None = None
+    """Slot number, at most 8191 (PCI Express has 13 bits for it)."""
     addr: Line | None = None
     """Address on the bus."""

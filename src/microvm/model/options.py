@@ -1,11 +1,11 @@
 """Declared options that only one hypervisor, or virtiofsd, knows."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
-from microvm.model.constraints import STRICT, HostPath, Line, Pattern
+from microvm.model.constraints import STRICT, HostAccount, HostPath, Json, Line, Pattern
 from microvm.model.devices import PcieRootPort
 
 
@@ -18,10 +18,10 @@ class QemuOptions:
     machine: Literal["microvm", "q35"] | None = None
     """Machine type; unset: `microvm` with hardware virtualisation where nothing needs PCI, else
     `q35`."""
-    machine_opts: dict[Annotated[str, Pattern(r"[a-z0-9._-]+", "an option name")], Line] = field(
-        default_factory=dict
-    )
-    """Machine properties, over those chosen here."""
+    machine_opts: dict[
+        Annotated[str, Pattern(r"[a-z0-9][a-z0-9._-]{0,63}", "a property's name")], Line
+    ] = field(default_factory=dict)
+    """Machine properties, over those chosen here; not those that other options say."""
     pcie_root_ports: tuple[PcieRootPort, ...] = ()
     """PCI Express root ports, created before passed-through devices."""
     serial_console: bool = True
@@ -52,13 +52,13 @@ class FirecrackerOptions:
 
     __pydantic_config__ = STRICT
 
-    cpu: dict[str, Any] | None = None
+    cpu: dict[str, Json] | None = None
     """Custom CPU template."""
     drive_io_engine: Literal["Async", "Sync"] = "Async"
     """I/O engine of all drives."""
     extra_args: tuple[Line, ...] = ()
     """Further arguments, appended."""
-    extra_config: dict[str, Any] = field(default_factory=dict)
+    extra_config: dict[str, Json] = field(default_factory=dict)
     """Configuration merged over the generated one, key by key."""
     program: HostPath | None = None
     """Program to use; unset: `firecracker` from `PATH`."""
@@ -98,9 +98,9 @@ class VirtiofsdOptions:
 
     inode_file_handles: Literal["prefer", "never", "mandatory"] | None = "prefer"
     """File handles instead of one open descriptor an inode."""
-    thread_pool_size: Annotated[int, Ge(0)] | None = None
+    thread_pool_size: Annotated[int, Ge(0), Le(1024)] | None = None
     """Threads a share; unset leaves the choice to virtiofsd."""
-    group: Annotated[str, Pattern(r"[a-z_][a-z0-9_-]*", "a group of the host")] | None = None
+    group: HostAccount | None = None
     """Group that owns the socket."""
     extra_args: tuple[Line, ...] = ()
     """Further arguments for every share."""

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from microvm.model.constraints import (
+    CONTROL,
     STRICT,
+    AccountPath,
+    Command,
     GuestPath,
     HostPath,
     Line,
@@ -14,11 +17,12 @@ from microvm.model.constraints import (
     Name,
     PackageName,
     Pattern,
+    Text,
     UnitName,
     UserName,
 )
 
-Url = Annotated[str, Pattern(r"(?:https?|file)://[^\s]+", "an http, https or file URL")]
+Url = Annotated[str, Pattern(rf"(?:https?|file)://[^\s{CONTROL}]+", "an http, https or file URL")]
 Component = Annotated[str, Pattern(r"[a-z0-9./-]+", "a component name")]
 TimeZone = Annotated[
     str, Pattern(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*", "a time zone such as `Europe/Berlin`")
@@ -38,9 +42,9 @@ class User:
     """User id; unset takes the next free one from 1000 on."""
     groups: tuple[UserName, ...] = ()
     """Supplementary groups; missing ones are created."""
-    shell: GuestPath = "/bin/bash"
+    shell: AccountPath = "/bin/bash"
     """Login shell."""
-    home: GuestPath | None = None
+    home: AccountPath | None = None
     """Home directory, created with the account; unset means `/home/NAME`, for root `/root`."""
     password_hash: Annotated[str, Pattern(r"[!-9;-~]*", "a crypt(5) hash")] | None = None
     """Password as a crypt(5) hash; unset locks the password. The empty text allows a login without
@@ -57,16 +61,20 @@ class File:
 
     __pydantic_config__ = STRICT
 
-    text: str | None = None
+    text: Text | None = None
     """Content. Exactly one of `text` and `source` is given."""
     source: HostPath | None = None
     """File or directory to copy; relative paths start at the project."""
     mode: Mode | None = None
     """Permissions in octal; unset: `0644`, or those of the source."""
     owner: Annotated[
-        str, Pattern(r"[a-z0-9_][a-z0-9_-]*(?::[a-z0-9_][a-z0-9_-]*)?", "USER or USER:GROUP")
+        str,
+        Pattern(
+            r"(?:[0-9]{1,5}|[a-z_][a-z0-9_-]*)(?::(?:[0-9]{1,5}|[a-z_][a-z0-9_-]*))?",
+            "USER or USER:GROUP",
+        ),
     ] = "root:root"
-    """Owner as `USER` or `USER:GROUP`, names or numbers of the guest."""
+    """Owner as `USER` or `USER:GROUP`, names or numbers (up to 65535) of the guest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +83,9 @@ class Unit:
 
     __pydantic_config__ = STRICT
 
-    text: str | None = None
+    text: Text | None = None
     """Content of the unit file; unset refers to a unit that a package brings."""
-    dropin: str | None = None
+    dropin: Text | None = None
     """Content of a drop-in that extends the unit."""
     enable: bool | None = None
     """Enable (true) or disable (false) it; unset: enabled when `text` has an `[Install]`
@@ -150,7 +158,7 @@ class DebianSystem:
     """Files and trees by their path in the guest."""
     units: dict[UnitName, Unit] = field(default_factory=dict)
     """systemd units by name."""
-    run: tuple[str, ...] = ()
+    run: tuple[Command, ...] = ()
     """Shell commands run in the guest's root while building, each with `sh -ec`, without
     network."""
     network: bool = False

@@ -1,6 +1,7 @@
 """Plain tables become MicroVM objects; everything that is wrong is told at once, in our words."""
 
 import difflib
+import reprlib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -33,56 +34,76 @@ def validate(table: Mapping[str, Any], where: str) -> tuple[MicroVM | None, list
 
 def _problem(detail: ErrorDetails, where: str) -> Problem:
     location = [part for part in detail["loc"] if part != "[key]"]
-    place = ".".join([where, *map(str, _without_unions(location))])
+    place = ".".join([where, *(_cut(str(part)) for part in _without_unions(location))])
     return Problem(where=place, message=_message(detail, location), hint=_hint(detail, location))
 
 
 def _without_unions(location: Iterable[str | int]) -> Where:
     """Drop the parts that name an arm of a union: `literal[...]`, `constrained-str`, a class."""
+    arms = ("constrained-str", "str", "none")
     return tuple(
         part
         for part in location
         if not (
-            isinstance(part, str) and ("[" in part or part in ("constrained-str", "str", "none"))
+            isinstance(part, str) and (part.startswith(("literal[", "function-")) or part in arms)
         )
     )
 
 
 def _message(detail: ErrorDetails, location: list[str | int]) -> str:
-    kind, value = detail["type"], detail["input"]
+    kind, shown = detail["type"], _shown(detail["input"])
     context = detail.get("ctx", {})
-    shown = _shown(value)
+    if kind in _TOLD:
+        return _TOLD[kind].format(shown=shown, **context)
     match kind:
         case "unexpected_keyword_argument":
-            return f"there is no option {str(location[-1])!r}"
-        case "missing" | "missing_argument" | "missing_keyword_only_argument":
-            return "it is needed here"
+            return f"there is no option {_shown(location[-1])}"
         case "string_pattern_mismatch":
             return f"{shown} is not allowed: {_says(str(context.get('pattern', '')))}"
-        case "literal_error":
-            return f"{shown} is not allowed: {context.get('expected')}"
-        case "greater_than":
-            return f"{shown} is too small: it must be more than {context.get('gt')}"
-        case "greater_than_equal":
-            return f"{shown} is too small: at least {context.get('ge')}"
-        case "less_than_equal":
-            return f"{shown} is too large: at most {context.get('le')}"
-        case "too_short" | "string_too_short":
-            return "it must not be empty"
+        case "value_error":
+            return f"{shown} is not allowed: {context.get('error')}"
         case _:
-            if not kind.endswith(("_type", "_parsing")):
-                return f"{shown}: {detail['msg']}"
-            return f"{shown} is not {_TYPES.get(kind.rsplit('_', 1)[0], 'of the right type')}"
+            return f"{shown} is not {_TYPES.get(kind.partition('_')[0], 'of the right type')}"
 
+
+_TOLD = {
+    "missing": "it is needed here",
+    "missing_argument": "it is needed here",
+    "missing_keyword_only_argument": "it is needed here",
+    "literal_error": "{shown} is not allowed: {expected}",
+    "greater_than": "{shown} is too small: it must be more than {gt}",
+    "greater_than_equal": "{shown} is too small: at least {ge}",
+    "less_than_equal": "{shown} is too large: at most {le}",
+    "string_too_long": "{shown} is too long: at most {max_length} characters",
+    "string_unicode": "{shown} is not Unicode text",
+}
+"""Messages by pydantic's kind of error."""
 
 _TYPES = {
-    "int": "a whole number", "string": "a text", "bool": "true or false", "tuple": "a list",
-    "list": "a list", "dict": "a table", "dataclass": "a table", "float": "a number",
+    "int": "a whole number", "finite": "a whole number", "string": "a text",
+    "bool": "true or false", "tuple": "a list", "dict": "a table", "dataclass": "a table",
 }  # fmt: skip
 
 
+class _Shown(reprlib.Repr):
+    """Values in messages: short, whatever they are, also those that have no `repr`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxlist = self.maxtuple = self.maxdict = 3
+        self.maxstring = self.maxother = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Return a number; one of more than 4300 digits has no decimal `repr` (int(3))."""
+        return str(x) if x.bit_length() < 64 else f"a number of {x.bit_length()} bits"
+
+
 def _shown(value: object) -> str:
-    text = repr(value)
+    return _cut(_Shown().repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -120,7 +141,7 @@ def _hint(detail: ErrorDetails, location: list[str | int]) -> str | None:
     """Name the nearest valid options for one that does not exist."""
     if detail["type"] == "unexpected_keyword_argument":
         names = [f.name for f in fields(_class_at(location[:-1]))]
-        near = difflib.get_close_matches(str(location[-1]), names, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(_cut(str(location[-1])), names, n=3, cutoff=0.5)
         return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
     if detail["type"] == "literal_error":
         allowed = [
@@ -129,7 +150,7 @@ def _hint(detail: ErrorDetails, location: list[str | int]) -> str | None:
             .replace(" or ", ", ")
             .split(", ")
         ]
-        near = difflib.get_close_matches(str(detail["input"]), allowed, n=1)
+        near = difflib.get_close_matches(_shown(detail["input"]).strip("'"), allowed, n=1)
         return f"did you mean {near[0]}?" if near else None
     return None
 
