@@ -42,7 +42,7 @@ FULL = MicroVM(
 )  # fmt: skip
 
 SAMPLES = {
-    "accel": "tcg", "cpu": "Haswell", "machine_id": "0" * 32, "hypervisor": "crosvm",
+    "accel": "tcg", "cpu": "Haswell", "machine_id": "2" * 32, "hypervisor": "crosvm",
     "socket": "x.sock", "user": "nobody", "initrd_path": "x/initrd", "devices": (Device(bus="pci", path="0000:00:01.0"),),
     "kernel_params": ("x",), "credential_files": {"a": "/etc/hostname"}, "store_disk_type": "squashfs",
     "store_proto": "9p", "store_disk_erofs_flags": ("-zlz4hc",), "store_disk_squashfs_flags": ("-comp", "gzip"),

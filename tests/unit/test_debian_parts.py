@@ -15,7 +15,7 @@ from microvm.guests.debian.resolve import kernel_flavour
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Share
 from microvm.model.guest import LockedLayer, LockedPackage, SystemLock
-from microvm.model.system import DebianSystem, File, Repository, Unit, User
+from microvm.model.system import DebianSystem, Repository, Unit, User
 
 DATE = 1_700_000_000
 DIGEST = "ab" * 32
@@ -199,11 +199,6 @@ def test_a_declared_unit_is_never_masked_by_us(tmp_path):
     assert "/etc/systemd/system/fstrim.timer" in collected(DebianSystem(), tmp_path)["links"]
     found = collected(DebianSystem(units=units), tmp_path)
     assert "/etc/systemd/system/fstrim.timer" not in found["links"]
-
-
-def test_a_file_where_a_running_guest_has_a_mount_is_refused(tmp_path):
-    with pytest.raises(SpecError, match=r"system.files./run/x"):
-        collected(DebianSystem(files={"/run/x": File(text="")}), tmp_path)
 
 
 def test_a_repositorys_key_goes_into_a_guest_that_has_apt(tmp_path):

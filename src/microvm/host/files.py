@@ -3,8 +3,9 @@
 import errno
 import fcntl
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,22 @@ def explain(error: OSError, doing: str) -> HostError:
     elif error.errno == errno.EROFS:
         hint = "choose a place that can be written"
     return HostError(f"could not {doing}: {error.strerror}{f': {path}' if path else ''}", hint=hint)
+
+
+_KINDS = {stat.S_ISREG: "a file", stat.S_ISDIR: "a directory"}
+
+
+def obstacle(path: Path, kind: Callable[[int], bool] | None = None) -> str | None:
+    """Say why there is nothing at a path, or not of a kind (`stat.S_ISREG`, ...), else None."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"there is no {path}"
+    except OSError as error:
+        return f"{path} can't be read: {error.strerror}"
+    except ValueError:
+        return f"a path has no NUL: {str(path)!r}"
+    return f"{path} is not {_KINDS[kind]}" if kind and not kind(mode) else None
 
 
 def write_atomic(path: Path, data: bytes | str, mode: int = 0o644) -> None:

@@ -7,6 +7,8 @@ from microvm.model.runner import Runner
 
 LIMIT = 2047
 """COMMAND_LINE_SIZE of x86 less the final NUL (arch/x86/include/asm/setup.h)."""
+ROOM = 1000
+"""Bytes of it for declared parameters; ours take the rest when all slots hold foreign disks."""
 
 STORE_TAG = "microvm-layer{}"
 

@@ -7,18 +7,12 @@ from microvm.errors import Problem
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.qemu_host import refuse_on_this_host
+from microvm.hypervisors.qemu_limits import limits
 from microvm.hypervisors.qemu_plan import PROGRAM, QemuPlan
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
-
-MMIO_SLOTS = 24
-"""virtio-mmio transports of machine `microvm` with its second I/O APIC (hw/i386/microvm.c)."""
-PCI_SLOTS = 27
-"""Slots of q35's root bus that are left for devices."""
-
-_SHARE_9P = 'use virtiofs, or a kernel with 9p (system.kernel = "generic")'
 
 
 class Qemu(Hypervisor):
@@ -67,39 +61,8 @@ class Qemu(Hypervisor):
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
-        """Refuse more devices than the machine has slots for, and 9p with a kernel without it."""
-        problems = []
-        machine = microvm.qemu.machine
-        limit = MMIO_SLOTS if machine == "microvm" else PCI_SLOTS
-        used = 8 + len(microvm.volumes) + len(microvm.shares) + len(microvm.interfaces)
-        if used > limit:
-            message = f"{used} devices, 8 of them our own; the machine has {limit} slots"
-            problems.append(
-                Problem(where="volumes", message=message, hint="use fewer, larger volumes")
-            )
-        uses_9p = any(share.proto == "9p" for share in microvm.shares) or (
-            not microvm.store_on_disk and microvm.store_proto == "9p"
-        )
-        if uses_9p and microvm.system.kernel == "cloud":
-            message = "the cloud kernel has no 9p, which a share needs"
-            problems.append(Problem(where="system.kernel", message=message, hint=_SHARE_9P))
-        if machine == "microvm" and microvm.shares:
-            problems.append(
-                Problem(
-                    where="qemu.machine",
-                    message="shares need PCI, which machine microvm lacks here",
-                    hint="leave `machine` out, or use q35",
-                )
-            )
-        if microvm.accel == "tcg" and machine == "microvm":
-            problems.append(
-                Problem(
-                    where="qemu.machine",
-                    message="machine microvm may hang at boot under emulation",
-                    hint="leave `machine` out, or use q35",
-                )
-            )
-        return problems
+        """Return every reason that is no feature, such as too many disks."""
+        return list(limits(microvm))
 
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
         """Return the command line of one qemu process and its helpers."""

@@ -1,13 +1,26 @@
 """Rules between fields and between MicroVMs, which types can't say."""
 
+import ipaddress
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from microvm.errors import Problem
+from microvm.host.files import obstacle
+from microvm.hypervisors.kernel_line import ROOM
+from microvm.hypervisors.qemu_plan import CONTROL, JOB, WATCH
 from microvm.model.declaration import MicroVM
+from microvm.model.devices import names_device, shortest
+from microvm.projects import guest_rules
 
 SOCKET_LIMIT = 107
 _LABELS = {"xfs": 12, "vfat": 11, "ext2": 16, "ext3": 16, "ext4": 16, "btrfs": 16}
+_LEAST = {"xfs": 300, "btrfs": 110}
+"""MiB that mkfs asks for (xfsprogs 5.19, btrfs-progs 6.2)."""
+_OURS = ("lock", "current", "host-id", "taps.json")
+_OUR_STARTS = (".", "virtiofs-microvm-")
+_OUR_ENDINGS = (".lock", ".layers", ".log")
+"""What our own files in the state directory are called, with sockets (docs/state-directory.md)."""
 
 
 def check_all(microvms: Mapping[str, MicroVM], directory: Path) -> list[Problem]:
@@ -33,11 +46,7 @@ def _twice(pairs: Iterable[tuple[str, object]], what: str) -> Iterator[Problem]:
 
 
 def _devices(vm: MicroVM, directory: Path) -> Iterator[Problem]:
-    volumes = list(enumerate(vm.volumes))
-    yield from _twice(((f"volumes.{i}.image", v.image) for i, v in volumes), "the image")
-    points = [(f"volumes.{i}.mount_point", v.mount_point) for i, v in volumes if v.mount_point]
-    points += [(f"shares.{i}.mount_point", s.mount_point) for i, s in enumerate(vm.shares)]
-    yield from _twice(points, "the mount point")
+    yield from _twice(guest_rules.mount_points(vm), "the mount point")
     yield from _twice(((f"shares.{i}.tag", s.tag) for i, s in enumerate(vm.shares)), "the tag")
     yield from _twice(((f"interfaces.{i}.id", n.id) for i, n in enumerate(vm.interfaces)), "the id")
     macs = ((f"interfaces.{i}.mac", n.mac.lower()) for i, n in enumerate(vm.interfaces) if n.mac)
@@ -53,17 +62,23 @@ def _devices(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     for index, volume in enumerate(vm.volumes):
         key = f"volumes.{index}"
-        if volume.auto_create and volume.size is None and not volume.image.startswith("/dev/"):
+        if volume.auto_create and volume.size is None and not names_device(volume.image):
             yield Problem(
                 where=f"{key}.size",
                 message="it is needed to create the image",
                 hint="say a size in MiB, or auto_create = false",
             )
+        least = _LEAST.get(volume.fs_type, 1)
+        small = volume.auto_create and volume.size is not None and volume.size < least
+        if small and not volume.mkfs_extra_args:
+            yield Problem(where=f"{key}.size", message=f"{volume.fs_type} needs {least} MiB")
         if volume.label and len(volume.label) > _LABELS[volume.fs_type]:
             yield Problem(
                 where=f"{key}.label",
                 message=f"{volume.fs_type} has room for {_LABELS[volume.fs_type]} characters",
             )
+        if volume.fs_type == "vfat" and "." in (volume.label or ""):
+            yield Problem(where=f"{key}.label", message="vfat takes no `.` in a label")
         if volume.mount_point == "/" and volume.read_only:
             yield Problem(
                 where=f"{key}.read_only", message="the writable side of the root can't be read-only"
@@ -74,18 +89,44 @@ def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
                 message="vfat can't be the writable side of the root",
                 hint="use ext4",
             )
-        if ".." in Path(volume.image).parts:
+
+
+def _state(vm: MicroVM, directory: Path) -> Iterator[Problem]:
+    """Relative images and sockets lie in the state directory, among files of ours."""
+    images = [(f"volumes.{i}.image", volume.image) for i, volume in enumerate(vm.volumes)]
+    sockets = [("socket", vm.socket)] if vm.socket else []
+    sockets += [(f"shares.{i}.socket", s.socket) for i, s in enumerate(vm.shares) if s.socket]
+    for where, path in (*images, *sockets):
+        names = shortest(path).split("/")
+        ours = _OUR_ENDINGS if (where, path) in sockets else (*_OUR_ENDINGS, ".sock")
+        if ".." in path.split("/"):
             yield Problem(
-                where=f"{key}.image",
-                message="an image outside the state directory is named by an absolute path",
+                where=where,
+                message=f"{path} must not contain `..`",
+                hint="what lies outside the state directory is named by an absolute path",
             )
+        elif path.endswith("/") or names[-1] in (".", ""):
+            yield Problem(where=where, message=f"{path} is a directory")
+        elif not path.startswith("/") and (
+            names[0] in _OURS or names[0].startswith(_OUR_STARTS) or names[-1].endswith(ours)
+        ):
+            message = f"{path}: such names in the state directory are our own"
+            yield Problem(where=where, message=message)
+    for where, path in sockets:
+        if len(path.encode()) > SOCKET_LIMIT:
+            message = f"a socket's path has at most {SOCKET_LIMIT} bytes"
+            yield Problem(where=where, message=message)
+    own = [CONTROL, *(f"virtiofs-{s.tag}.sock" for s in vm.shares if not s.socket), WATCH, JOB]
+    taken = [("microvm itself", name) for name in (own if vm.socket is None else own[1:])]
+    named = [(where, shortest(path)) for where, path in (*images, *sockets)]
+    yield from _twice([*taken, *named], "the file")
 
 
 def _shares(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     for index, share in enumerate(vm.shares):
         key = f"shares.{index}"
-        if share.mount_point == "/":
-            yield Problem(where=f"{key}.mount_point", message="a share can't be the root")
+        if share.tag.startswith("microvm-"):
+            yield Problem(where=f"{key}.tag", message="tags with `microvm-` are our own")
         if share.posix_acl and (share.uid_map or share.gid_map):
             yield Problem(
                 where=f"{key}.posix_acl", message="it can't go together with uid_map and gid_map"
@@ -125,6 +166,22 @@ def _interfaces(vm: MicroVM, directory: Path) -> Iterator[Problem]:
                 message=f"{interface.mac} is a multicast address",
                 hint="its first byte must be even, such as 02",
             )
+        elif interface.mac and not interface.mac.strip("0:"):
+            yield Problem(where=f"{key}.mac", message="an address of zeros means none")
+    yield from _forwards(vm)
+
+
+def _forwards(vm: MicroVM) -> Iterator[Problem]:
+    for index, forward in enumerate(vm.forward_ports):
+        for end in ("host", "guest"):
+            address = getattr(forward, end).address
+            try:
+                ipaddress.ip_address(address or "0.0.0.0")  # noqa: S104
+            except ValueError:
+                yield Problem(
+                    where=f"forward_ports.{index}.{end}.address",
+                    message=f"{address!r} is no IP address",
+                )
     users = [i for i in vm.interfaces if i.type == "user"]
     if vm.forward_ports and not users:
         yield Problem(
@@ -151,38 +208,32 @@ def _machine(vm: MicroVM, directory: Path) -> Iterator[Problem]:
                 where=f"cloud_hypervisor.platform_oem_strings.{index}",
                 message="say the string alone, without `oem_strings=`",
             )
-    if vm.socket and len(vm.socket.encode()) > SOCKET_LIMIT:
-        yield Problem(where="socket", message=f"a socket's path has at most {SOCKET_LIMIT} bytes")
     for key, path in vm.credential_files.items():
-        if not (directory / path).exists():
-            yield Problem(
-                where=f"credential_files.{key}", message=f"there is no file {directory / path}"
-            )
+        if why := obstacle(directory / path, stat.S_ISREG):
+            yield Problem(where=f"credential_files.{key}", message=why)
+    if vm.initrd_path and (why := obstacle(directory / vm.initrd_path, stat.S_ISREG)):
+        yield Problem(where="initrd_path", message=why)
+    if vm.machine_id and not vm.machine_id.strip("0-"):
+        yield Problem(where="machine_id", message="an id of zeros means none (machine-id(5))")
 
 
-def _system(vm: MicroVM, directory: Path) -> Iterator[Problem]:
-    for path, file in vm.system.files.items():
-        key = f"system.files.{path!r}"
-        if (file.text is None) == (file.source is None):
-            yield Problem(where=key, message="it needs one of text and source, not both")
-        elif file.source is not None and not (directory / file.source).exists():
-            yield Problem(where=f"{key}.source", message=f"there is no {directory / file.source}")
-        if ".." in path.split("/") or "." in path.split("/"):
-            yield Problem(where=key, message="a path in the guest has no `.` or `..`")
-
-
-def _packages(vm: MicroVM, directory: Path) -> Iterator[Problem]:
-    for index, package in enumerate(vm.system.packages):
-        if package.endswith(".deb") and not (directory / package).is_file():
-            yield Problem(
-                where=f"system.packages.{index}", message=f"there is no file {directory / package}"
-            )
-    for index, repository in enumerate(vm.system.repositories):
-        if repository.key and not (directory / repository.key).is_file():
-            yield Problem(
-                where=f"system.repositories.{index}.key",
-                message=f"there is no file {directory / repository.key}",
-            )
+def _kernel_params(vm: MicroVM, directory: Path) -> Iterator[Problem]:
+    """The kernel takes the last of two: a declared one would take the place of ours."""
+    for index, word in enumerate(vm.kernel_params):
+        name = word.partition("=")[0].replace("-", "_")
+        message, hint = None, None
+        if word == "--":
+            message = "what follows it would go to init, not to the kernel"
+        elif name == "systemd.machine_id":
+            message, hint = "it would take the place of ours", "say machine_id"
+        elif name.startswith("microvm.") and word != "microvm.shell":
+            message, hint = "parameters with `microvm.` are our own", "only microvm.shell is free"
+        if message:
+            yield Problem(where=f"kernel_params.{index}", message=f"{word}: {message}", hint=hint)
+    length = sum(len(word) + 1 for word in vm.kernel_params)
+    if length > ROOM:
+        message = f"they have {length} bytes, there is room for {ROOM}"
+        yield Problem(where="kernel_params", message=message)
 
 
 def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
@@ -190,20 +241,12 @@ def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
         (f"system.users.{n}.uid", u.uid) for n, u in vm.system.users.items() if u.uid is not None
     )
     yield from _twice(uids, "the uid")
-    login = vm.system.autologin
-    if login and login != "root" and login not in vm.system.users:
-        yield Problem(where="system.autologin", message=f"there is no user {login}")
-    kernel = vm.system.kernel
-    if kernel not in (None, "cloud", "generic") and not (directory / str(kernel)).is_dir():
-        yield Problem(
-            where="system.kernel",
-            message=f"{kernel!r} is neither cloud nor generic nor a directory",
-        )
 
 
 _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
-    _devices, _volumes, _shares, _interfaces, _machine, _system, _packages,
-    _accounts,
+    _devices, _volumes, _state, _shares, _interfaces, _machine, _kernel_params, _accounts,
+    guest_rules.mounts, guest_rules.files, guest_rules.places, guest_rules.units,
+    guest_rules.packages, guest_rules.accounts,
 )  # fmt: skip
 
 
@@ -224,7 +267,7 @@ def _between(microvms: Mapping[str, MicroVM]) -> Iterator[Problem]:
     )
     cids = ((f"{key}.vsock.cid", vm.vsock.cid) for key, vm in each if vm.vsock.cid is not None)
     images = (
-        (f"{key}.volumes.{i}.image", v.image)
+        (f"{key}.volumes.{i}.image", shortest(v.image))
         for key, vm in each
         for i, v in enumerate(vm.volumes)
         if v.image.startswith("/") and not v.read_only

@@ -37,6 +37,11 @@ class Accounts:
         if name in self.passwd:
             entry = self.passwd[name]
             entry[6] = user["shell"]
+            if user["uid"] not in (None, int(entry[2])):
+                raise MicroVMError(
+                    f"the user {name} can't have uid {user['uid']}: it is there with {entry[2]}",
+                    hint="leave `uid` out",
+                )
         else:
             entry = self._new_entry(name, user)
         if user["home"]:

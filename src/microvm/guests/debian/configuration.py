@@ -8,21 +8,19 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import MicroVMError, Problem, SpecError
+from microvm.errors import MicroVMError
 from microvm.guests.debian import chroot, runtime
 from microvm.guests.debian.accounts import Accounts
 from microvm.host.files import explain
 from microvm.model.codec import to_plain
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import SystemLock
-from microvm.model.system import File, Unit
+from microvm.model.system import Unit
 
 UNIT_DIRECTORY = "/etc/systemd/system"
-_COVERED = ("dev", "proc", "sys", "run", "tmp")
 
 
 def collect(
@@ -30,10 +28,9 @@ def collect(
 ) -> dict[str, Any]:
     """Return all that the configuration layer holds, as plain data in a fixed order.
 
-    Raises `SpecError` for a file where a running guest has a mount, `HostError` for a key.
+    Raises `HostError` for a key that can't be read.
     """
     system = microvm.system
-    _refuse_covered(system.files)
     installed = frozenset(package.name for layer in lock.layers for package in layer.packages)
     fixed = runtime.contents(name, microvm, installed=installed, description=description)
     hostname = system.hostname or name
@@ -73,20 +70,6 @@ def collect(
         "autologin": system.autologin,
         "network": system.network,
     }
-
-
-def _refuse_covered(declared: Mapping[str, File]) -> None:
-    problems = [
-        Problem(
-            where=f"system.files.{path}",
-            message=f"/{top} of a running guest is a file system of its own, which hides the file",
-            hint="place it elsewhere, and let a tmpfiles.d(5) entry or a unit bring it there",
-        )
-        for path in declared
-        if (top := path.strip("/").partition("/")[0]) in _COVERED
-    ]
-    if problems:
-        raise SpecError(problems)
 
 
 def guest_key(key: str) -> str:

@@ -73,7 +73,7 @@ def build_configuration(
             with chroot.furnished(merged):
                 for verb, unit in contents["systemctl"]:
                     doing = f"{verb} the unit {unit}"
-                    chroot.run(merged, ["systemctl", verb, unit], date=date, doing=doing)
+                    chroot.run(merged, ["systemctl", verb, "--", unit], date=date, doing=doing)
                 configuration.make_locale(merged, contents["locale"], date)
                 _run_commands(merged, arguments, report)
     _finish(arguments, paths, lowers, keep=[*contents["declared"]])

@@ -1,0 +1,86 @@
+"""What of a declaration qemu can't do, where rows of features don't say it."""
+
+from collections.abc import Iterator
+
+from microvm.errors import Problem
+from microvm.model.declaration import MicroVM
+
+MMIO_SLOTS = 24
+"""virtio-mmio transports of machine `microvm` with its second I/O APIC (hw/i386/microvm.c)."""
+PCI_SLOTS = 27
+"""Slots of q35's root bus that are left for devices."""
+CREDENTIAL_NAME = 28
+"""Characters left of fw_cfg's 55 after `opt/io.systemd.credentials/` (docs/specs/fw_cfg.rst)."""
+
+_SHARE_9P = 'use virtiofs, or a kernel with 9p (system.kernel = "generic")'
+_OWN_PROPERTIES = {
+    "type": "qemu.machine", "accel": "accel", "kernel": "system.kernel", "initrd": "initrd_path",
+    "append": "kernel_params", "memory-backend": "hugepage_mem", "memory": "mem", "smp": "vcpu",
+    "dumpdtb": "qemu.extra_args", "help": "qemu.extra_args",
+}  # fmt: skip
+"""Properties of a machine that the plan sets, or that keep it from starting, and what says them."""
+
+
+def limits(microvm: MicroVM) -> Iterator[Problem]:
+    """Yield every reason beyond features why qemu can't run it."""
+    yield from _slots(microvm)
+    yield from _machine(microvm)
+    yield from _names(microvm)
+    uses_9p = any(share.proto == "9p" for share in microvm.shares) or (
+        not microvm.store_on_disk and microvm.store_proto == "9p"
+    )
+    if uses_9p and microvm.system.kernel == "cloud":
+        message = "the cloud kernel has no 9p, which a share needs"
+        yield Problem(where="system.kernel", message=message, hint=_SHARE_9P)
+
+
+def _slots(microvm: MicroVM) -> Iterator[Problem]:
+    limit = MMIO_SLOTS if microvm.qemu.machine == "microvm" else PCI_SLOTS
+    used = 8 + len(microvm.volumes) + len(microvm.shares) + len(microvm.interfaces)
+    if used > limit:
+        message = f"{used} devices, 8 of them our own; the machine has {limit} slots"
+        yield Problem(where="volumes", message=message, hint="use fewer, larger volumes")
+
+
+def _machine(microvm: MicroVM) -> Iterator[Problem]:
+    if microvm.qemu.machine == "microvm" and microvm.shares:
+        yield Problem(
+            where="qemu.machine",
+            message="shares need PCI, which machine microvm lacks here",
+            hint="leave `machine` out, or use q35",
+        )
+    if microvm.qemu.machine == "microvm" and microvm.accel == "tcg":
+        yield Problem(
+            where="qemu.machine",
+            message="machine microvm may hang at boot under emulation",
+            hint="leave `machine` out, or use q35",
+        )
+    for key in microvm.qemu.machine_opts:
+        if said := _OWN_PROPERTIES.get(key.partition(".")[0]):
+            yield Problem(
+                where=f"qemu.machine_opts.{key}",
+                message=f"{key} is not for machine_opts",
+                hint=f"say it with {said}",
+            )
+    if microvm.cpu and "help" in (word.partition("=")[0] for word in microvm.cpu.split(",")):
+        message = "with `help` qemu lists models and does not start"
+        yield Problem(where="cpu", message=message, hint="qemu-system-x86_64 -cpu help")
+
+
+def _names(microvm: MicroVM) -> Iterator[Problem]:
+    for index, interface in enumerate(microvm.interfaces):
+        if not interface.id[:1].isalpha():
+            message = f"{interface.id}: an id of qemu begins with a letter"
+            yield Problem(where=f"interfaces.{index}.id", message=message)
+    for name in microvm.credential_files:
+        if len(name) > CREDENTIAL_NAME:
+            message = f"qemu takes {CREDENTIAL_NAME} characters of a credential's name"
+            yield Problem(where=f"credential_files.{name}", message=message)
+    for index, forward in enumerate(microvm.forward_ports):
+        for end in ("host", "guest"):
+            if ":" in getattr(forward, end).address:
+                yield Problem(
+                    where=f"forward_ports.{index}.{end}.address",
+                    message="qemu forwards ports of IPv4 addresses alone",
+                    hint="leave it out, or name an IPv4 address",
+                )
