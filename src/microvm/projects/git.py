@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from microvm.errors import CommandFailed, MicroVMError
@@ -33,8 +34,7 @@ def fetch(url: str, ref: str | None) -> Path:
     key = hashlib.sha256(f"{url}\0{ref or ''}".encode()).hexdigest()[:32]
     directory = cache_dir() / "git" / key
     directory.mkdir(parents=True, exist_ok=True)
-    name = url.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git") or "project"
-    tree = directory / name
+    tree = directory / _name(url)
     with files.lock(directory / "lock"):
         git = [str(program), *_SAFE, "-C", str(tree)]
         if not (tree / ".git").is_dir():
@@ -48,6 +48,12 @@ def fetch(url: str, ref: str | None) -> Path:
         _run([*git, "checkout", "-q", "-f", "--detach", "FETCH_HEAD"], f"check {url} out")
         _run([*git, "clean", "-q", "-ffdx"], f"clean the checkout of {url}")
     return tree
+
+
+def _name(url: str) -> str:
+    """Return the name of a checkout: the last word of its URL, when that is fit for a directory."""
+    last = re.sub(r"[^A-Za-z0-9._-]", "-", url.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git"))
+    return last.lstrip(".-")[:64] or "project"
 
 
 def _run(argv: list[str], doing: str) -> None:

@@ -16,7 +16,7 @@ def home() -> Path:
 def project_dir(project: Project) -> Path:
     """Return the state directory of one project: its name and a hash of its path."""
     digest = hashlib.sha256(os.fsencode(project.directory.resolve())).hexdigest()[:12]
-    return home() / f"{project.name}-{digest}"
+    return home() / f"{project.name[:40]}-{digest}"  # a name has at most 255 bytes
 
 
 def machine_dir(project: Project, name: str) -> Path:

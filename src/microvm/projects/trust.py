@@ -7,6 +7,7 @@ from pathlib import Path
 from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
 
+_ADDS = "it adds arguments to a program of the host"
 HINT = "read the project, then say --trust to grant what it asks for"
 
 
@@ -39,7 +40,8 @@ def _named_paths(vm: MicroVM) -> Iterator[tuple[str, str]]:
             yield f"system.repositories.{index}.key", repository.key
     yield from ((f"credential_files.{key}", path) for key, path in vm.credential_files.items())
     if vm.system.kernel not in (None, "cloud", "generic"):
-        yield "system.kernel", str(vm.system.kernel)
+        yield "system.kernel", f"{vm.system.kernel}/vmlinuz"
+        yield "system.kernel", f"{vm.system.kernel}/lib/modules"
     if vm.initrd_path:
         yield "initrd_path", vm.initrd_path
 
@@ -55,36 +57,49 @@ def _paths(vm: MicroVM, directory: Path) -> Iterator[tuple[str, str]]:
     for index, volume in enumerate(vm.volumes):
         if volume.image.startswith("/"):
             yield f"volumes.{index}.image", f"it asks for {volume.image} of the host"
+        if volume.mkfs_extra_args:
+            yield f"volumes.{index}.mkfs_extra_args", _ADDS
 
 
 def _host(vm: MicroVM) -> Iterator[tuple[str, str]]:
     for key in ("qemu", "cloud_hypervisor", "firecracker", "crosvm", "kvmtool", "virtiofsd"):
         options = getattr(vm, key)
         if options.extra_args:
-            yield f"{key}.extra_args", "it adds arguments to a program of the host"
+            yield f"{key}.extra_args", _ADDS
         if options.program:
             yield f"{key}.program", f"it runs the program {options.program}"
-    if vm.qemu.machine_opts:
-        yield "qemu.machine_opts", "it changes how qemu is set up"
-    if (vm.system.mirror or "").startswith("file:"):
-        yield "system.mirror", f"it reads packages from {vm.system.mirror}"
+    asked = (
+        ("qemu.machine_opts", vm.qemu.machine_opts, "it changes how qemu is set up"),
+        ("firecracker.extra_config", vm.firecracker.extra_config, _ADDS),
+        # mksquashfs runs commands that its arguments name; both read files that they name.
+        ("store_disk_erofs_flags", vm.store_disk_erofs_flags, _ADDS),
+        ("store_disk_squashfs_flags", vm.store_disk_squashfs_flags, _ADDS),
+        ("socket", vm.socket, "it names a socket of the host"),
+        ("graphics.socket", vm.graphics.socket, "it names a socket of the host"),
+        ("crosvm.pivot_root", vm.crosvm.pivot_root, "it names a directory of the host"),
+        ("user", vm.user, f"it asks for the rights of {vm.user}"),
+        ("virtiofsd.group", vm.virtiofsd.group, f"it lets the group {vm.virtiofsd.group} in"),
+        ("system.network", vm.system.network, "its commands want the network while building"),
+    )
+    yield from ((where, said) for where, value, said in asked if value)
+    yield from _repositories(vm)
+    yield from _devices(vm)
+
+
+def _repositories(vm: MicroVM) -> Iterator[tuple[str, str]]:
+    for key in ("mirror", "security_mirror"):
+        url = getattr(vm.system, key) or ""
+        if url.startswith("file:"):
+            yield f"system.{key}", f"it reads packages from {url}"
     for index, repository in enumerate(vm.system.repositories):
         if repository.url.startswith("file:") or repository.trusted:
-            yield (
-                f"system.repositories.{index}",
-                "it takes unsigned or local packages",
-            )
-    if vm.socket:
-        yield "socket", "it names a socket of the host"
-    if vm.system.network:
-        yield "system.network", "its commands want the network while building"
-    yield from _devices(vm)
+            yield f"system.repositories.{index}", "it takes unsigned or local packages"
 
 
 def _devices(vm: MicroVM) -> Iterator[tuple[str, str]]:
     for index, share in enumerate(vm.shares):
         if share.extra_args:
-            yield f"shares.{index}.extra_args", "it adds arguments to a program of the host"
+            yield f"shares.{index}.extra_args", _ADDS
         if share.socket:
             yield f"shares.{index}.socket", "it names a socket of the host"
     for index, device in enumerate(vm.devices):
