@@ -29,7 +29,8 @@ def add_project(parser: ArgumentParser, *, overrides: bool = True) -> None:
             action="append",
             default=[],
             metavar="KEY=VALUE",
-            help="change one field, such as mem=1024 or volumes.0.size=2048",
+            help="change one field, such as mem=1024 or volumes.0.size=2048; a part with dots in "
+            'quotes: system.units."a.service".mask=true',
         )
         parser.add_argument(
             "--hypervisor",

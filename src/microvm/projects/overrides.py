@@ -1,10 +1,19 @@
 """`--set mem=1024 --set volumes.0.size=2048`: fields changed for one command."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from typing import Any
 
 from microvm.errors import Problem, SpecError
+from microvm.model.constraints import DEPTH
+from microvm.projects import toml
+
+_PART = re.compile(r"\"[^\"]*\"|'[^']*'|[^.\"'=]+")
+_OVERRIDE = re.compile(
+    rf"(?P<path>(?:{_PART.pattern})(?:\.(?:{_PART.pattern}))*)=(?P<value>.*)", re.DOTALL
+)
+"""A part with dots in it stands between quotes, as in TOML: `system.files."/etc/x.conf".mode`."""
 
 
 def apply(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -12,26 +21,40 @@ def apply(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     changed: dict[str, Any] = _copy(table)
     problems = []
     for override in overrides:
-        path, mark, value = override.partition("=")
-        if not mark or not path:
-            problems.append(Problem(where=f"--set {override}", message="it is not KEY=VALUE"))
-            continue
         try:
-            _set(changed, path.split("."), parse_value(value))
-        except (LookupError, TypeError, ValueError):
+            path, value = parse(override)
+            _set(changed, path, value)
+        except (LookupError, TypeError):
             message = "there is nothing at that path to change"
             problems.append(Problem(where=f"--set {override}", message=message))
+        except ValueError as error:
+            problems.append(Problem(where=f"--set {override}", message=str(error)))
     if problems:
         raise SpecError(problems)
     return changed
 
 
+def parse(override: str) -> tuple[list[str], Any]:
+    """Return path and value of `KEY=VALUE`. Raises `ValueError` that says what is wrong."""
+    match = _OVERRIDE.fullmatch(override)
+    if match is None:
+        raise ValueError("it is not KEY=VALUE")
+    path = [part.strip("\"'") for part in _PART.findall(match["path"])]
+    if len(path) > DEPTH:
+        raise ValueError(f"the key has more than {DEPTH} parts")
+    return path, parse_value(match["value"])
+
+
 def parse_value(text: str) -> Any:
-    """Return a value as TOML spells it; what TOML does not read is a text."""
+    """Return a value as TOML spells it; what TOML does not read is a text.
+
+    Raises `ValueError` for one that nobody means, such as a number of 5000 digits.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        tables = toml.parse(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return tables["value"] if len(tables) == 1 else text
 
 
 def _copy(value: Any) -> Any:
@@ -45,7 +68,9 @@ def _copy(value: Any) -> Any:
 def _set(target: Any, path: list[str], value: Any) -> None:
     first, *rest = path
     if isinstance(target, list):
-        index = int(first)
+        if not (first.isascii() and first.isdigit()):
+            raise LookupError(first)
+        index = int(first[:9])
         if index == len(target):
             target.append({} if rest else value)
         if rest:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from microvm.errors import Problem, SpecError
+from microvm.host.files import obstacle
 from microvm.model.declaration import MicroVM
 from microvm.projects import overrides as overriding
 from microvm.projects import reference as references
 from microvm.projects import rules, trust
 from microvm.projects.reference import Reference
 
-_TABLES = ("defaults", "microvms")
+_TABLES = ("defaults", "microvms", "$schema")
 _APPENDED = ("packages", "ssh_authorized_keys", "repositories", "run")
 """Lists of a system that a MicroVM adds to those of `[defaults]`; others take their place."""
 
@@ -95,28 +96,25 @@ def load(
 
 def _directory(reference: Reference) -> Path:
     if reference.git_url is None:
-        return reference.directory or Path.cwd()
+        return reference.directory or references.here(reference.text)
     from microvm.projects.git import fetch
 
     return fetch(reference.git_url, reference.git_ref)
 
 
 def _file(text: str, directory: Path) -> Path:
-    found = [directory / name for name in references.FILES if (directory / name).exists()]
+    obstacles = {directory / name: obstacle(directory / name) for name in references.FILES}
+    found = [file for file, why in obstacles.items() if why is None]
     if len(found) == 1:
         return found[0]
     if found:
         message = "it has both microvm.toml and microvms.py; one of them must go"
         raise SpecError([Problem(where=str(directory), message=message)])
-    raise SpecError(
-        [
-            Problem(
-                where=text,
-                message=f"there is no microvm.toml or microvms.py in {directory}",
-                hint="make one: microvm init",
-            )
-        ]
-    )
+    for file, why in obstacles.items():
+        if why != f"there is no {file}":
+            raise SpecError([Problem(where=text, message=str(why))])
+    message = f"there is no microvm.toml or microvms.py in {directory}"
+    raise SpecError([Problem(where=text, message=message, hint="make one: microvm init")])
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -147,7 +145,7 @@ def _validated(
     problems = [
         Problem(where=key, message="there is no such table", hint="there are: defaults, microvms")
         for key in tables
-        if key not in _TABLES and not key.startswith("$")
+        if key not in _TABLES
     ]
     defaults = tables.get("defaults") or {}
     if not isinstance(defaults, dict):
@@ -232,7 +230,7 @@ def _placed(problems: Sequence[Problem], file: Path) -> list[Problem]:
         return []
     from microvm.projects import toml
 
-    found = toml.lines(file.read_text()) if file.suffix == ".toml" else {}
+    found = toml.lines(file.read_text(encoding="utf-8")) if file.suffix == ".toml" else {}
     placed = []
     for problem in problems:
         path = tuple(problem.where.replace("'", "").split("."))

@@ -3,10 +3,12 @@ examples.
 """
 
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from microvm.errors import Problem, SpecError
+from microvm.host.files import obstacle
 
 FILES = ("microvm.toml", "microvms.py")
 EXAMPLES = "examples"
@@ -30,6 +32,8 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """Return what a reference means. Raises `SpecError` when it can't mean anything."""
+    if "\0" in text:
+        raise _wrong(text, "there is no NUL in a path or URL")
     place, mark, name = text.partition("#")
     if mark and name and not _NAME.fullmatch(name):
         raise _wrong(text, f"{name!r} is no name: lower-case letters, digits and inner hyphens")
@@ -39,16 +43,24 @@ def parse(text: str) -> Reference:
         raise _wrong(text, "a Git reference is git+https://HOST/REPO?ref=REF#NAME (or ssh, file)")
     if not mark:
         # A bare word is a name in the current directory, anything with a slash is a project.
-        if (
-            _NAME.fullmatch(place)
-            and not (Path(place) / FILES[0]).exists()
-            and not (Path(place) / FILES[1]).exists()
-        ):
-            return Reference(text=text, directory=Path.cwd(), name=place)
+        if _NAME.fullmatch(place) and not _is_project(Path(place)):
+            return Reference(text=text, directory=here(text), name=place)
         return Reference(text=text, directory=_directory(text, place))
-    if place == EXAMPLES and not any((Path(EXAMPLES) / file).exists() for file in FILES):
+    if place == EXAMPLES and not _is_project(Path(EXAMPLES)):
         return _example(text, name)
     return Reference(text=text, directory=_directory(text, place or "."), name=name or None)
+
+
+def here(text: str) -> Path:
+    """Return the current directory. Raises `SpecError` when it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise _wrong(text, "the current directory is not there any more") from error
+
+
+def _is_project(directory: Path) -> bool:
+    return any(obstacle(directory / file) is None for file in FILES)
 
 
 def examples_directory() -> Path:
@@ -63,7 +75,7 @@ def _example(text: str, name: str) -> Reference:
     """`examples#hello` is the project `hello` among the examples, or a MicroVM in one of them."""
     root = examples_directory()
     known = (
-        sorted(entry.name for entry in root.iterdir() if any((entry / f).exists() for f in FILES))
+        sorted(entry.name for entry in root.iterdir() if _is_project(entry))
         if root.is_dir()
         else []
     )
@@ -86,11 +98,15 @@ def _git(text: str, url: str, query: str, name: str | None) -> Reference:
 
 
 def _directory(text: str, place: str) -> Path:
-    path = Path(place).expanduser().absolute()
-    if path.is_file() and path.name in FILES:
+    try:
+        path = Path(place).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise _wrong(text, f"there is no home directory for {place.partition('/')[0]}") from error
+    path = path if path.is_absolute() else here(text) / path
+    if path.name in FILES and obstacle(path, stat.S_ISREG) is None:
         path = path.parent
-    if not path.is_dir():
-        raise _wrong(text, f"there is no directory {path}")
+    if why := obstacle(path, stat.S_ISDIR):
+        raise _wrong(text, why)
     return path
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from microvm.errors import Problem, SpecError
+from microvm.model.constraints import DEPTH
 
-_HEADER = re.compile(r"^\s*\[{1,2}\s*(?P<path>[^\]]+?)\s*\]{1,2}")
+_HEADER = re.compile(r"^\s*\[{1,2}(?P<path>[^\]]+)\]")
 _KEY = re.compile(
     r"^\s*(?P<path>(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*'))*)\s*="
 )
@@ -17,20 +18,48 @@ _PART = re.compile(r"\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+)")
 def read(path: Path) -> dict[str, Any]:
     """Return the tables of a file. Raises `SpecError` with the line of a syntax error."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"line (\d+)", str(error))
         line = int(match[1]) if match else None
         raise SpecError([Problem(file=str(path), line=line, message=str(error))]) from error
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            message = f"it is not UTF-8: {error.reason} at byte {error.start}"
-        else:
-            message = f"it can't be read: {error}"
+    except (OSError, ValueError) as error:
+        message = f"it can't be read: {_why(error)}"
         raise SpecError([Problem(file=str(path), message=message)]) from error
-    except OSError as error:
-        message = f"it can't be read: {error.strerror}"
-        raise SpecError([Problem(file=str(path), message=message)]) from error
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8: {error.reason} at byte {error.start}"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Return the tables of a text. Raises `tomllib.TOMLDecodeError`, `ValueError` that says why."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError as error:
+        raise ValueError(f"it is nested deeper than {DEPTH} levels") from error
+    except ValueError as error:  # Python's limit for decimal numbers
+        raise ValueError("a number in it has too many digits") from error
+    if is_deep(tables):
+        raise ValueError(f"it is nested deeper than {DEPTH} levels")
+    return tables
+
+
+def is_deep(value: object) -> bool:
+    """Whether a value is nested deeper than `DEPTH` levels."""
+    level: list[object] = [value]
+    for _ in range(DEPTH):
+        inner = [item for item in level if isinstance(item, dict | list | tuple)]
+        level = [
+            part for item in inner for part in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def lines(text: str) -> dict[tuple[str, ...], int]:
@@ -42,7 +71,7 @@ def lines(text: str) -> dict[tuple[str, ...], int]:
     found: dict[tuple[str, ...], int] = {}
     counts: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if match := _HEADER.match(line):
             table = _resolve(_parts(match["path"]), counts, new=line.lstrip().startswith("[["))
             found.setdefault(table, number)
