@@ -191,11 +191,14 @@ def test_a_damaged_lock_is_told_and_a_missing_one_is_empty(tmp_path):
 
 def test_a_lock_survives_being_written_and_read(tmp_path):
     package = microvm.model.guest.LockedPackage(
-        name="a", version="1", architecture="all", sha256="0" * 64, size=1, url="u"
+        name="a", version="1", architecture="all", sha256="0" * 64, size=1, url="http://m/a.deb"
     )
     lock = microvm.SystemLock(
         request="r", date=1, mirrors={"m": "1"}, sources="s", kernel_release="k",
-        layers=(microvm.model.guest.LockedLayer(name="base", packages=(package,)),),
+        layers=tuple(
+            microvm.model.guest.LockedLayer(name=name, packages=(package,) if name == "base" else ())
+            for name in lockfile.LAYERS
+        ),
     )  # fmt: skip
     lockfile.write(tmp_path / "lock", {"vm": lock})
     assert lockfile.read(tmp_path / "lock") == {"vm": lock}

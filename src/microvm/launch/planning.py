@@ -2,11 +2,12 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 
 from microvm.errors import HostError, SpecError, StateError
 from microvm.host import facts as host_facts
-from microvm.host import volumes
+from microvm.host import files, volumes
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.virtiofsd import PLACES
 from microvm.model.codec import from_plain
@@ -23,14 +24,17 @@ def load_runner(runner_dir: Path) -> Runner:
     path = runner_dir / RUNNER_FILE
     try:
         plain = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        schema = plain["schema"]
+        if schema == SCHEMA:
+            return from_plain(Runner, plain)
+    except OSError as error:
         raise StateError(f"{runner_dir} holds no runner: {error}") from error
-    if plain.get("schema") != SCHEMA:
-        raise StateError(
-            f"{path} has layout {plain.get('schema')}, this launcher knows {SCHEMA}",
-            hint="install a launcher of the same or a later version as the one that built it",
-        )
-    return from_plain(Runner, plain)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise StateError(f"{path} is damaged: {error}", hint="build it again") from error
+    raise StateError(
+        f"{path} has layout {schema}, this launcher knows {SCHEMA}",
+        hint="install a launcher of the same or a later version as the one that built it",
+    )
 
 
 def gather(
@@ -59,9 +63,9 @@ def gather(
         found = host_facts.program("virtiofsd", microvm.virtiofsd.program, PLACES, dry=dry)
         programs["virtiofsd"] = found
     for share in microvm.shares:
-        if not (project_dir / share.source).is_dir():
+        if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
             raise HostError(
-                f"can't serve the share {share.tag}: {project_dir / share.source} is no directory",
+                f"can't serve the share {share.tag}: {why}",
                 hint="make the directory, or correct `source`",
             )
     kernel = store_dir / runner.system.kernel / "vmlinuz"

@@ -2,15 +2,16 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from microvm.errors import StateError
 from microvm.host import files
 from microvm.model.codec import from_plain, to_plain
-from microvm.model.guest import SystemLock
+from microvm.model.guest import LockedLayer, LockedPackage, SystemLock
 from microvm.projects import state
 from microvm.projects.project import Project
 from microvm.projects.reference import examples_directory
@@ -18,6 +19,12 @@ from microvm.projects.reference import examples_directory
 SCHEMA = 1
 NAME = "microvm.lock"
 Locks = dict[str, SystemLock]
+LAYERS = ("kernel", "base", "defaults", "packages")
+_FIELDS = {
+    "name": r"[a-z0-9][a-z0-9+.-]*", "version": r"[A-Za-z0-9.+:~-]+", "sha256": r"[0-9a-f]{64}",
+    "architecture": r"[a-z0-9-]+", "url": r"|(?:https?|file|copy):[^\s\x00-\x1f\x7f]+",
+}  # fmt: skip
+"""What is handed to apt and names files in the store; who wrote the file is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +54,60 @@ def path(project: Project) -> Path:
 
 
 def read(file: Path) -> Locks:
-    """Return the locks by MicroVM; none where there is no file. Raises `StateError`."""
+    """Return the locks by MicroVM; none where there is no file.
+
+    Who wrote it is not known: all of it is checked. Raises `StateError`, `HostError`.
+    """
     try:
-        plain = json.loads(file.read_text())
-        if plain["schema"] != SCHEMA:
-            raise StateError(
-                f"{file} has layout {plain['schema']}, this program knows {SCHEMA}",
-                hint="use the version of microvm that wrote it",
-            )
-        packages = plain["packages"]
-        return {name: _unfold(each, packages) for name, each in plain["microvms"].items()}
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        schema = plain["schema"]
+        if schema == SCHEMA:
+            packages = {key: _package(key, each) for key, each in plain["packages"].items()}
+            return {name: _unfold(each, packages) for name, each in plain["microvms"].items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateError(
-            f"{file} is damaged: {error}", hint="take it from version control, or remove it"
-        ) from error
+    except OSError as error:
+        raise files.explain(error, f"read {file}") from error
+    except (ValueError, KeyError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise _damaged(file, said) from error
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(file, "it is not made of the tables and lists of a lock") from error
+    raise StateError(
+        f"{file} has layout {schema}, this program knows {SCHEMA}",
+        hint="use the version of microvm that wrote it",
+    )
+
+
+def _damaged(file: Path, said: str) -> StateError:
+    hint = "take it from version control, or remove it"
+    return StateError(f"{file} is damaged: {said}", hint=hint)
+
+
+def _package(key: str, plain: Any) -> LockedPackage:
+    """Return a package that may be handed to apt. Raises `ValueError`."""
+    package = from_plain(LockedPackage, plain)
+    for field, allowed in _FIELDS.items():
+        if not re.fullmatch(allowed, getattr(package, field)):
+            raise ValueError(f"the {field} of the package {key} is {getattr(package, field)!r}")
+    if not 0 <= package.size < 1 << 40:
+        raise ValueError(f"the size of the package {key} is {package.size}")
+    return package
+
+
+def _unfold(plain: dict[str, Any], packages: Mapping[str, LockedPackage]) -> SystemLock:
+    given = [layer["packages"] for layer in plain["layers"]]
+    bare = [{**layer, "packages": []} for layer in plain["layers"]]
+    lock = from_plain(SystemLock, {**plain, "layers": bare})
+    if tuple(layer.name for layer in lock.layers) != LAYERS:
+        raise ValueError(f"the layers of a system are {', '.join(LAYERS)}")
+    if not 0 <= lock.date < 1 << 33:
+        raise ValueError(f"{lock.date} is no date of a mirror")
+    layers = (
+        LockedLayer(name=layer.name, packages=tuple(packages[key] for key in keys))
+        for layer, keys in zip(lock.layers, given, strict=True)
+    )
+    return replace(lock, layers=tuple(layers))
 
 
 def write(file: Path, locks: Mapping[str, SystemLock]) -> None:
@@ -97,14 +142,6 @@ def _fold(plain: dict[str, Any], packages: dict[str, Any]) -> dict[str, Any]:
             names.append(key)
         layer["packages"] = names
     return plain
-
-
-def _unfold(plain: dict[str, Any], packages: dict[str, Any]) -> SystemLock:
-    layers = [
-        {**layer, "packages": [packages[key] for key in layer["packages"]]}
-        for layer in plain["layers"]
-    ]
-    return from_plain(SystemLock, {**plain, "layers": layers})
 
 
 def changes(name: str, before: SystemLock | None, after: SystemLock) -> list[Change]:
