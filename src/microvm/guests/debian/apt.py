@@ -73,6 +73,8 @@ class Apt:
             "Acquire::https::Timeout": "12",
             # apt counts itself as essential otherwise (apt-pkg/pkgcachegen.cc).
             "pkgCacheGen::ForceEssential": ",",
+            # An unknown name with a `.` in it would be taken for a regular expression.
+            "APT::Cmd::Pattern-Only": "true",
         }
         lines = [f'{key} "{value}";\n' for key, value in settings.items()]
         (directory / "apt.conf").write_text("".join([*_host_settings(), *lines]))
