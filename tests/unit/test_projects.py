@@ -107,6 +107,60 @@ def test_rules_between_fields_name_the_key(tmp_path, declared, where):
     assert f"microvms.a.{where}" in {problem.where for problem in found}
 
 
+@pytest.mark.parametrize(
+    ("ends", "where"),
+    [
+        ("host.port = 1, guest = {address = '10.0.2.2', port = 2}", "guest.address"),
+        ("host.port = 1, guest = {address = '10.0.2.3', port = 1}", "guest.address"),
+        ("host = {address = '192.0.2.1', port = 1}, guest = {address = '192.0.2.1', port = 2}",
+         "guest.address"),
+        ("host = {address = '127.0.0.2', port = 1}, guest.port = 1", "host.address"),
+        ("host = {address = '0.0.0.0', port = 1}, guest.port = 1", "host.address"),
+        ("host = {address = '1.2.3', port = 1}, guest.port = 1", "host.address"),
+        ("host.port = 1, guest = {address = 'FD00::0', port = 1}", "guest.address"),
+        ("host.port = 1, guest = {address = '224.0.0.1', port = 1}", "guest.address"),
+        ("host.port = 1, guest.port = 1, proto = 'udp'", "guest"),
+    ],
+)  # fmt: skip
+def test_a_port_for_the_guest_that_leads_nowhere_is_refused(tmp_path, ends, where):
+    network = 'interfaces = [{type = "user", id = "n"}]'
+    text = f"[microvms.a]\n{network}\nforward_ports = [{{origin = 'guest', {ends}}}]\n"
+    assert [problem.where for problem in problems(tmp_path, text)] == [
+        f"microvms.a.forward_ports.0.{where}"
+    ]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "host.port = 1, guest.port = 1",
+        "host.port = 1, guest = {address = '10.0.2.100', port = 2}",
+        "host = {address = '::1', port = 1}, guest = {address = 'fd00::1', port = 2}",
+        "host = {address = '192.0.2.1', port = 1}, guest.port = 2",
+        "host.port = 1, guest = {address = '10.0.2.2', port = 1}, proto = 'udp'",
+    ],
+)
+def test_ports_of_the_host_may_have_another_address_for_the_guest(tmp_path, ends):
+    network = 'interfaces = [{type = "user", id = "n"}]'
+    text = f"[microvms.a]\n{network}\nforward_ports = [{{origin = 'guest', {ends}}}]\n"
+    assert problems(tmp_path, text) == ()
+
+
+def test_one_port_is_opened_for_the_guest_once(tmp_path):
+    ends = "origin = 'guest', host.port = {}, guest.port = 80"
+    both = ", ".join(f"{{{ends.format(port)}}}" for port in (1, 2))
+    network = 'interfaces = [{type = "user", id = "n"}]'
+    (found,) = problems(tmp_path, f"[microvms.a]\n{network}\nforward_ports = [{both}]\n")
+    assert found.where == "microvms.a.forward_ports.1.guest"
+
+
+def test_qemu_forwards_no_ipv6_ports_of_the_host(tmp_path):
+    network = 'interfaces = [{type = "user", id = "n"}]'
+    ends = "host = {address = '::1', port = 1}, guest.port = 2"
+    (found,) = problems(tmp_path, f"[microvms.a]\n{network}\nforward_ports = [{{{ends}}}]\n")
+    assert found.where == "microvms.a.forward_ports.0.host.address"
+
+
 def test_two_microvms_must_not_share_what_a_host_has_once(tmp_path):
     nic = '{{type="tap", id="t", mac="02:00:00:00:00:01"}}'
     text = "[microvms.{}]\nvsock.cid = 7\ninterfaces = [" + nic + "]\n"

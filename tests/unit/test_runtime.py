@@ -4,7 +4,7 @@ import subprocess
 
 from microvm.guests.debian import runtime
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import Interface, Share, Volume
+from microvm.model.devices import Endpoint, ForwardPort, Interface, Share, Volume
 from microvm.model.identity import volume_uuid
 from microvm.model.system import DebianSystem, User
 
@@ -118,3 +118,47 @@ def test_poweroff_needs_no_session_manager_but_uses_one_that_is_installed():
 def test_no_two_entries_have_one_path():
     found = contents(MicroVM(interfaces=(Interface(type="user", id="net0"),)), ("openssh-server",))
     assert not set(found.files) & set(found.links)
+
+
+def opened(*ends: tuple[str, int, str, int]) -> runtime.Contents:
+    """Contents of a guest with ports of the host: host address and port, guest's the same."""
+    declared = tuple(
+        ForwardPort(
+            origin="guest",
+            host=Endpoint(address=host, port=at),
+            guest=Endpoint(address=guest, port=port),
+        )
+        for host, at, guest, port in ends
+    )
+    network = (Interface(type="user", id="net0"),)
+    return contents(MicroVM(interfaces=network, forward_ports=declared))
+
+
+def test_a_port_of_the_host_is_opened_in_the_guest_by_systemd():
+    found = opened(("", 5432, "", 15432))
+    socket = found.files["/etc/systemd/system/microvm-forward-0.socket"][0].decode()
+    service = found.files["/etc/systemd/system/microvm-forward-0.service"][0].decode()
+    assert "ListenStream=127.0.0.1:15432\n" in socket
+    assert "Before=microvm-job.service" in socket
+    assert "systemd-socket-proxyd 10.0.2.2:5432\n" in service
+    wanted = "/etc/systemd/system/sysinit.target.wants/microvm-forward-0.socket"
+    assert found.links[wanted] == "../microvm-forward-0.socket"
+    assert "/etc/systemd/network/80-microvm-lo.network" not in found.files
+
+
+def test_an_address_that_the_guest_lacks_is_given_to_its_loopback():
+    found = opened(
+        ("::1", 1, "fd00::9", 80), ("", 2, "192.0.2.1", 80), ("", 3, "192.0.2.1", 81),
+        ("", 4, "10.0.2.15", 82),
+    )  # fmt: skip
+    network = found.files["/etc/systemd/network/80-microvm-lo.network"][0].decode()
+    assert network.splitlines()[-2:] == ["Address=fd00::9/128", "Address=192.0.2.1/32"]
+    socket = found.files["/etc/systemd/system/microvm-forward-0.socket"][0].decode()
+    service = found.files["/etc/systemd/system/microvm-forward-0.service"][0].decode()
+    assert "ListenStream=[fd00::9]:80\n" in socket
+    assert "systemd-socket-proxyd fec0::2:1\n" in service
+
+
+def test_what_user_networking_does_by_itself_changes_nothing_in_the_guest():
+    direct = opened(("", 53, "10.0.2.2", 53), ("192.0.2.1", 80, "192.0.2.1", 80))
+    assert direct == contents(MicroVM(interfaces=(Interface(type="user", id="net0"),)))

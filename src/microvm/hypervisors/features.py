@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from microvm.model import forwards
 from microvm.model.declaration import MicroVM
 
 
@@ -30,7 +31,9 @@ class Feature(Enum):
     NET_BRIDGE = "bridge interfaces"
     VHOST = "vhost-net"
     FORWARD = "forwarded ports"
+    FORWARD_IPV6 = "ports of the host forwarded from or to IPv6 addresses"
     FORWARD_REMAPPED = "ports of the host at another address or port in the guest"
+    FORWARD_REMAPPED_UDP = "UDP ports of the host at another address or port in the guest"
     PCI = "PCI passthrough"
     USB = "USB passthrough"
     VSOCK = "vsock"
@@ -118,11 +121,15 @@ def _interfaces(vm: MicroVM) -> Found:
             yield Feature.VHOST, f"interfaces.{index}.tap.vhost"
     for index, forward in enumerate(vm.forward_ports):
         yield Feature.FORWARD, f"forward_ports.{index}"
-        plain = forward.guest.port == forward.host.port and (
-            forward.guest.address in ("", "10.0.2.2") and forward.host.address in ("", "127.0.0.1")
-        )
-        if forward.origin == "guest" and not plain:
-            yield Feature.FORWARD_REMAPPED, f"forward_ports.{index}.guest"
+        if forward.origin == "host":
+            ends = (("host", forward.host.address), ("guest", forward.guest.address))
+            for end, address in ends:
+                if ":" in address:
+                    yield Feature.FORWARD_IPV6, f"forward_ports.{index}.{end}.address"
+        elif not forwards.is_direct(forward):
+            tcp = forward.proto == "tcp"
+            feature = Feature.FORWARD_REMAPPED if tcp else Feature.FORWARD_REMAPPED_UDP
+            yield feature, f"forward_ports.{index}.guest"
 
 
 def _devices(vm: MicroVM) -> Found:

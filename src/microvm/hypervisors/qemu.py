@@ -11,6 +11,7 @@ from microvm.hypervisors.qemu_limits import limits
 from microvm.hypervisors.qemu_plan import PROGRAM, QemuPlan
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
+from microvm.model.forwards import HOST
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -36,11 +37,13 @@ class Qemu(Hypervisor):
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
         Support(feature=Feature.VHOST),
+        Support(feature=Feature.FORWARD_IPV6, available=False, instead="use IPv4 addresses"),
+        Support(feature=Feature.FORWARD_REMAPPED),
         Support(
-            feature=Feature.FORWARD_REMAPPED,
+            feature=Feature.FORWARD_REMAPPED_UDP,
             available=False,
-            instead="the guest reaches a port of the host's loopback under the same number at "
-            "10.0.2.2; leave the guest's address empty and its port the same",
+            instead="the guest reaches a UDP port of the host's loopback under the same number at "
+            f'{HOST}; say guest.address = "{HOST}" and the same port',
         ),
         Support(feature=Feature.HOTPLUG, available=False, instead="give the guest more `mem`"),
         Support(feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE"),

@@ -287,7 +287,7 @@ class QemuPlan:
         self.device("virtio-net", f"netdev={interface.id},mac={address}{rom}")
 
     def _forwards(self) -> str:
-        """Ports of the host; those that the guest opens need nothing: 10.0.2.2 is the loopback."""
+        """Ports of the host; those that the guest opens are a matter of its own units."""
         text = ""
         for forward in self.runner.microvm.forward_ports:
             if forward.origin == "host":

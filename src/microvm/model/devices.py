@@ -161,7 +161,8 @@ class Endpoint:
     port: Port
     """Port number."""
     address: Address = ""
-    """Address; empty: on the host its loopback address, on the guest its own one."""
+    """Address; empty: on the host 127.0.0.1; on the guest its own one, or with `origin = "guest"`
+    its 127.0.0.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,8 @@ class ForwardPort:
     host: Endpoint
     """The host's end."""
     guest: Endpoint
-    """The guest's end; with `origin = "guest"` the address and port that the guest connects to."""
+    """The guest's end; with `origin = "guest"` the address and port that the guest connects to,
+    which may be any address that is not in use."""
     origin: Literal["host", "guest"] = "host"
     """Who connects: `host` opens a port on the host, `guest` opens one for the guest. (MicroVM.nix:
     `from`.)"""

@@ -3,12 +3,14 @@
 import ipaddress
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 from microvm.errors import Problem
 from microvm.host.files import obstacle
 from microvm.hypervisors.kernel_line import ROOM
 from microvm.hypervisors.qemu_plan import CONTROL, JOB, WATCH
+from microvm.model import forwards
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import names_device, shortest
 from microvm.projects import guest_rules
@@ -57,6 +59,12 @@ def _devices(vm: MicroVM, directory: Path) -> Iterator[Problem]:
         if f.origin == "host"
     )
     yield from _twice(ports, "the forwarded port")
+    opened = (
+        (f"forward_ports.{i}.guest", (f.proto, *forwards.entrance(f)))
+        for i, f in enumerate(vm.forward_ports)
+        if f.origin == "guest"
+    )
+    yield from _twice(opened, "the port opened for the guest")
 
 
 def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
@@ -194,6 +202,48 @@ def _forwards(vm: MicroVM) -> Iterator[Problem]:
         )
 
 
+def _addresses(vm: MicroVM, directory: Path) -> Iterator[Problem]:
+    for index, forward in enumerate(vm.forward_ports):
+        for end in ("host", "guest"):
+            text = getattr(forward, end).address
+            where = f"forward_ports.{index}.{end}.address"
+            try:
+                address = ip_address(text or "127.0.0.1")
+            except ValueError:
+                yield Problem(where=where, message=f"{text} is no IP address")
+                continue
+            if text and text != str(address):
+                yield Problem(where=where, message=f"write {text} as {address}")
+            if address.is_multicast or (address.version == 6 and address.is_link_local):
+                yield Problem(where=where, message=f"{text} is not the address of one machine")
+
+
+def _opened_for_the_guest(vm: MicroVM, directory: Path) -> Iterator[Problem]:
+    """What user networking, or a guest that holds the address itself, can't lead anywhere."""
+    found = [(i, f) for i, f in enumerate(vm.forward_ports) if f.origin == "guest"]
+    taken = {forwards.target(forward)[0] for _, forward in found}
+    for index, forward in found:
+        host, (entrance, _) = forward.host.address, forwards.entrance(forward)
+        if host.startswith("127.") and host != "127.0.0.1":
+            yield Problem(
+                where=f"forward_ports.{index}.host.address",
+                message=f"of the host's loopback addresses guests reach 127.0.0.1, not {host}",
+                hint="leave it out, and let the service listen there",
+            )
+        if host in forwards.EVERYWHERE:
+            yield Problem(
+                where=f"forward_ports.{index}.host.address",
+                message=f"{host} is no address to connect to",
+                hint="leave it out: such a service is reached at the loopback address too",
+            )
+        if entrance in {*taken, *forwards.OTHERS} and not forwards.is_direct(forward):
+            yield Problem(
+                where=f"forward_ports.{index}.guest.address",
+                message=f"the guest finds others at {entrance} and can't have it as its own",
+                hint="leave it out, or name an address that is not in use",
+            )
+
+
 def _machine(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     if vm.hotplugged_mem > vm.hotplug_mem:
         yield Problem(
@@ -244,7 +294,8 @@ def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 
 
 _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
-    _devices, _volumes, _state, _shares, _interfaces, _machine, _kernel_params, _accounts,
+    _devices, _volumes, _state, _shares, _interfaces, _addresses, _opened_for_the_guest, _machine,
+    _kernel_params, _accounts,
     guest_rules.mounts, guest_rules.files, guest_rules.places, guest_rules.units,
     guest_rules.packages, guest_rules.accounts,
 )  # fmt: skip

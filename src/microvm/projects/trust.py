@@ -109,4 +109,5 @@ def _devices(vm: MicroVM) -> Iterator[tuple[str, str]]:
             yield f"interfaces.{index}", f"it joins the host's network as {interface.type}"
     for index, forward in enumerate(vm.forward_ports):
         if forward.host.address not in ("", "127.0.0.1", "::1"):
-            yield f"forward_ports.{index}.host", f"it listens on {forward.host.address}"
+            verb = "listens on" if forward.origin == "host" else "connects to"
+            yield f"forward_ports.{index}.host", f"it {verb} {forward.host.address}"

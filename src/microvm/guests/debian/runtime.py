@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 
+from microvm.model import forwards
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Share, Volume
 from microvm.model.identity import filesystem_uuid
@@ -95,6 +96,34 @@ ClientIdentifier=mac
 """
 
 
+_FORWARD_SOCKET = """\
+[Unit]
+Description={about}
+DefaultDependencies=no
+Before=microvm-job.service shutdown.target
+Conflicts=shutdown.target
+
+[Socket]
+ListenStream={entrance}
+FreeBind=yes
+"""
+"""Listens before a job starts, and before networkd has given the guest the address."""
+
+_FORWARD_SERVICE = """\
+[Unit]
+Description={about}
+DefaultDependencies=no
+Wants=microvm-online.service
+After=microvm-online.service
+Before=shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+ExecStart=/lib/systemd/systemd-socket-proxyd {target}
+DynamicUser=yes
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """Files and links of a guest's configuration layer, by path."""
@@ -157,6 +186,11 @@ def contents(
     links |= _masks(microvm, installed)
     files |= _settings(name, microvm, description)
     links |= _network_links(microvm)
+    for unit, text in _forwards(microvm):
+        files[f"/etc/systemd/{unit}"] = (text.encode(), 0o644)
+        if unit.endswith(".socket"):
+            name = unit.rpartition("/")[2]
+            links[f"/etc/systemd/system/sysinit.target.wants/{name}"] = f"../{name}"
     return Contents(files=files, links=links, directories={"/var/lib/microvm": 0o755})
 
 
@@ -210,6 +244,29 @@ def _network_links(microvm: MicroVM) -> dict[str, str]:
         "/etc/systemd/system/systemd-networkd-wait-online.service": "/dev/null",
         "/etc/resolv.conf": "/run/systemd/resolve/stub-resolv.conf",
     }
+
+
+def _forwards(microvm: MicroVM) -> Iterator[tuple[str, str]]:
+    """Yield path below /etc/systemd and text of what opens ports for the guest."""
+    found = [
+        (index, forward)
+        for index, forward in enumerate(microvm.forward_ports)
+        if forward.origin == "guest" and not forwards.is_direct(forward)
+    ]
+    for index, forward in found:
+        host, port = forwards.target(forward)
+        words = {
+            "about": f"Port {port} of the host, seen at {host}",
+            "entrance": forwards.written(*forwards.entrance(forward)),
+            # The last colon counts: brackets around IPv6 would be part of a name there.
+            "target": f"{host}:{port}",
+        }
+        yield f"system/microvm-forward-{index}.socket", _FORWARD_SOCKET.format(**words)
+        yield f"system/microvm-forward-{index}.service", _FORWARD_SERVICE.format(**words)
+    addresses = dict.fromkeys(forwards.entrance(forward)[0] for _, forward in found)
+    if own := [address for address in addresses if not forwards.is_local(address)]:
+        lines = (f"Address={a}/{128 if ':' in a else 32}\n" for a in own)
+        yield "network/80-microvm-lo.network", f"[Match]\nName=lo\n\n[Network]\n{''.join(lines)}"
 
 
 def _sshd() -> bytes:
