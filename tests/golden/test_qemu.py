@@ -121,8 +121,8 @@ CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
 }  # fmt: skip
 
 
-def told(vm, known):
-    """Return a plan's command lines, one argument a line."""
+def planned(vm, known):
+    """Return the plan, on a host of which this is known."""
     known = dict(known)
     programs = {PROGRAM: Program(path=f"/usr/bin/{PROGRAM}", version=(10, 0, 2))}
     facts = Facts(**{
@@ -132,7 +132,11 @@ def told(vm, known):
     })  # fmt: skip
     backend = hypervisor(vm.hypervisor)
     assert backend.check(vm, facts) == []
-    plan = backend.plan(Runner(schema=1, name="vm", microvm=vm, system=SYSTEM), facts)
+    return backend.plan(Runner(schema=1, name="vm", microvm=vm, system=SYSTEM), facts)
+
+
+def told(plan):
+    """Return a plan's command lines, one argument a line."""
     parts = [plan.argv, *(helper.argv for helper in plan.helpers)]
     assert all("\n" not in word for part in parts for word in part)
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
@@ -142,7 +146,7 @@ def told(vm, known):
 @pytest.mark.parametrize("name", CASES)
 def test_the_command_line_is_this_one(name):
     path = PLACE / f"{name}.txt"
-    found = told(*CASES[name])
+    found = told(planned(*CASES[name]))
     if os.environ.get(UPDATE):
         path.write_text(found)
     assert path.exists(), f"{path} is missing: {UPDATE}=1 writes it"
@@ -151,3 +155,9 @@ def test_the_command_line_is_this_one(name):
 
 def test_every_file_belongs_to_a_case():
     assert {path.name for path in PLACE.iterdir()} == {f"{name}.txt" for name in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_layers_that_qemu_serves_are_told_to_the_launcher(name):
+    layers = [f"/store/{layer.tree}/tree" for layer in SYSTEM.layers]
+    assert planned(*CASES[name]).trees == (tuple(layers) if name == "root-over-9p" else ())

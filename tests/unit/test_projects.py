@@ -100,6 +100,11 @@ def test_a_wrong_name_gets_the_nearest_one(tmp_path):
         ('shares = [{tag = "a", source = ".", mount_point = "/"}]', "shares.0.mount_point"),
         ('system.files."/etc/x".mode = "0644"', "system.files.'/etc/x'"),
         (f'socket = "{"s" * 200}"', "socket"),
+        (
+            'store_on_disk = false\nstore_proto = "9p"\n'
+            'shares = [{tag = "a", source = ".", mount_point = "/a", proto = "9p"}]',
+            "shares.0.proto",
+        ),
     ],
 )
 def test_rules_between_fields_name_the_key(tmp_path, declared, where):

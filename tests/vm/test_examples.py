@@ -64,12 +64,13 @@ def test_shares_reach_both_ways_over_both_protocols(microvm_cli, example, virtio
     assert (project / "shared/note").read_text() == "from the guest\n"
 
 
-def test_imageless_roots_have_the_guests_owners(microvm_cli, virtiofsd):
-    ran = microvm_cli(
-        "run", "examples#imageless-virtiofs", "--", "stat", "-c", "%u:%g %a", "/usr/bin/su",
-        timeout=500,
-    )  # fmt: skip
-    assert ran.stdout == "0:0 4755\n", ran.stderr
+@pytest.mark.parametrize("proto", ["virtiofs", "9p"])
+def test_imageless_roots_have_the_guests_owners(microvm_cli, proto, request):
+    if proto == "virtiofs":
+        request.getfixturevalue("virtiofsd")
+    script = "stat -c '%u:%g %a' / /usr/bin/su /var/lib/systemd/network; find / -xdev -uid +1000"
+    ran = microvm_cli("run", f"examples#imageless-{proto}", "--", "sh", "-c", script, timeout=500)
+    assert ran.stdout == "0:0 755\n0:0 4755\n998:998 755\n", ran.stderr
 
 
 def test_python_declares_three(microvm_cli):

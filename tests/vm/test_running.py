@@ -177,6 +177,20 @@ def test_a_served_share_outlives_its_vmms(microvm_cli, project, virtiofsd, tmp_p
     assert (place / "out/note").read_text() == "life\n" * 3
 
 
+def test_the_runners_script_serves_layers_with_the_guests_owners(microvm_cli, project, tmp_path):
+    place = project("[microvms.box]\nstore_on_disk = false\nstore_proto = '9p'\n"
+        '[microvms.box.system.units."tell.service"]\ntext = """\n[Service]\nType=oneshot\n'
+        'ExecStart=sh -c "stat -c owner-%%u-%%g-%%a /usr/bin/su >/dev/console"\n'
+        'ExecStartPost=systemctl poweroff\n[Install]\nWantedBy=multi-user.target\n"""\n')  # fmt: skip
+    runner = _build(microvm_cli, place)
+    state = tmp_path / "state"
+    state.mkdir()
+    machine = _script(runner, "microvm-run", cwd=state, env=_environment(microvm_cli))
+    said = machine.communicate(timeout=300)[0]
+    assert machine.returncode == 0, said[-2000:]
+    assert b"owner-0-0-4755" in said
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="taps need root")
 def test_taps_made_before_are_used_and_foreign_ones_refused(microvm_cli, project, tmp_path, tool):
     if not Path("/dev/net/tun").exists():

@@ -37,7 +37,12 @@ _MOUNT_ATTR_RDONLY = 1
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
 _SIGKILL = 9
+
+CAP_DAC_READ_SEARCH = 2
+_CAPABILITY_VERSION_3 = 0x20080522
 
 
 class _MountAttr(ctypes.Structure):
@@ -138,6 +143,16 @@ def set_dumpable(dumpable: bool = True) -> None:
     A process that isn't dumpable gives its `/proc/PID/root` to no one in a user namespace.
     """
     _check(_libc.prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0))
+
+
+def keep_capability(number: int) -> None:
+    """Let the next exec keep one capability, and lose all others (capabilities(7), ambient set)."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their upper halves
+    _check(_libc.capget(header, sets))
+    sets[2 + 3 * (number // 32)] |= 1 << number % 32
+    _check(_libc.capset(header, sets))
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0))
 
 
 def confine(root: Path) -> None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -205,24 +205,29 @@ class _Conversation:
             raise RuntimeError(message["crash"])
 
 
-def _write_maps(pid: int, ids: IdRange) -> None:
+def _write_maps(pid: int, ids: IdRange, *, with_own: bool = False) -> None:
     """Map the worker's ids: root writes them, others through the setuid helpers of uidmap.
 
     One's own id alone may be mapped by anybody who gives up setgroups(2) (user_namespaces(7)).
+    `with_own` maps the invoking user too, behind the range.
     """
     if ids.count == 1:
         Path(f"/proc/{pid}/setgroups").write_text("deny")
-    if os.geteuid() == 0 or ids.count == 1:
-        Path(f"/proc/{pid}/uid_map").write_text(f"0 {ids.first_uid} {ids.count}\n")
-        Path(f"/proc/{pid}/gid_map").write_text(f"0 {ids.first_gid} {ids.count}\n")
-        return
-    for program, first in (("newuidmap", ids.first_uid), ("newgidmap", ids.first_gid)):
-        path = process.require_program(program, "uidmap")
-        process.run(
-            [path, str(pid), "0", str(first), str(ids.count)],
-            timeout_s=10,
-            doing="map subordinate ids into a user namespace",
-        )
+    for kind, first, own in (
+        ("uid", ids.first_uid, os.getuid()),
+        ("gid", ids.first_gid, os.getgid()),
+    ):
+        rows = [(0, first, ids.count), *([(ids.count, own, 1)] if with_own else ())]
+        if os.geteuid() == 0 or ids.count == 1:
+            text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in rows)
+            Path(f"/proc/{pid}/{kind}_map").write_text(text)
+        else:
+            program = process.require_program(f"new{kind}map", "uidmap")
+            process.run(
+                [program, str(pid), *(str(number) for row in rows for number in row)],
+                timeout_s=10,
+                doing="map subordinate ids into a user namespace",
+            )
 
 
 def _revive(error: dict[str, Any]) -> MicroVMError:
@@ -300,7 +305,28 @@ def become_mapped(argv: list[str], ids: IdRange | None, *, read_only: str | None
     process.become(argv)
 
 
-def _unshare_mapped(ids: IdRange) -> None:
+def become_reader(
+    argv: Sequence[str],
+    ids: IdRange,
+    trees: Sequence[Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> NoReturn:
+    """Replace this process by a program that sees the owners of `trees` as the map `ids` has them.
+
+    It stays the invoking user, with that user's files, devices and groups, and may read what
+    belongs to the map's ids; it can't change the trees. Raises `OSError`, `HostError`.
+    """
+    _unshare_mapped(ids, with_own=True)
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    for tree in trees:
+        linux.attach_tree(linux.clone_tree(tree), tree, read_only=True)
+    linux.keep_capability(linux.CAP_DAC_READ_SEARCH)
+    process.become(argv, env=env, name=name)
+
+
+def _unshare_mapped(ids: IdRange, *, with_own: bool = False) -> None:
     """Enter new namespaces; a child that stays outside writes their maps."""
     ready_read, ready_write = os.pipe()
     done_read, done_write = os.pipe()
@@ -308,7 +334,7 @@ def _unshare_mapped(ids: IdRange) -> None:
     writer = os.fork()
     if writer == 0:
         os.read(ready_read, 1)
-        _write_maps(parent, ids)
+        _write_maps(parent, ids, with_own=with_own)
         os.write(done_write, b"g")
         os._exit(0)
     linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)

@@ -26,12 +26,22 @@ def limits(microvm: MicroVM) -> Iterator[Problem]:
     yield from _slots(microvm)
     yield from _machine(microvm)
     yield from _names(microvm)
-    uses_9p = any(share.proto == "9p" for share in microvm.shares) or (
-        not microvm.store_on_disk and microvm.store_proto == "9p"
-    )
-    if uses_9p and microvm.system.kernel == "cloud":
+    yield from _shares_9p(microvm)
+
+
+def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
+    root = not microvm.store_on_disk and microvm.store_proto == "9p"
+    shares = [index for index, share in enumerate(microvm.shares) if share.proto == "9p"]
+    if (root or shares) and microvm.system.kernel == "cloud":
         message = "the cloud kernel has no 9p, which a share needs"
         yield Problem(where="system.kernel", message=message, hint=_SHARE_9P)
+    for index in shares if root else ():
+        yield Problem(
+            where=f"shares.{index}.proto",
+            message="qemu can't serve this share with the host's owners and the root's layers "
+            "with the guest's",
+            hint="use virtiofs for the share or for the layers (store_proto)",
+        )
 
 
 def _slots(microvm: MicroVM) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ WATCH = "watch.sock"
 """A second control socket: QEMU serves one client on each, and a launcher that stays keeps its."""
 JOB = "job.sock"
 JOB_PORT = "microvm.job"
+_SERVES = "qemu runs in a user namespace, where the layers that it serves have the guest's owners"
 PROGRAM = f"qemu-system-{platform.machine()}"
 
 
@@ -32,6 +33,7 @@ class QemuPlan:
     argv: list[str] = field(default_factory=list)
     helpers: list[Helper] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
+    trees: list[str] = field(default_factory=list)
     disks: int = 0
 
     def plan(self) -> LaunchPlan:
@@ -83,8 +85,12 @@ class QemuPlan:
             watch=WATCH if facts.watched else None,
             console=vm.qemu.serial_console,
             job_socket=JOB if facts.job else None,
+            trees=tuple(self.trees),
             layers=tuple(layer.uuid for layer in runner.system.layers),
-            notes=(f"accelerator {facts.accelerator.kind}: {facts.accelerator.reason}",),
+            notes=(
+                f"accelerator {facts.accelerator.kind}: {facts.accelerator.reason}",
+                *((_SERVES,) if self.trees else ()),
+            ),
         )
 
     @property
@@ -203,6 +209,7 @@ class QemuPlan:
                     mapped=True,
                 )
             else:
+                self.trees.append(path)
                 self._9p(tag, path, "passthrough", read_only=True)
 
     def _volumes(self) -> None:

@@ -1,8 +1,6 @@
 """The programs beside a VMM: each inherits a socket that listens already, so nobody waits."""
 
-import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -142,10 +140,6 @@ def _argv(helper: Helper) -> tuple[str, ...]:
     """Return what to run; trees of guests are served from a namespace with the store's id map."""
     if not helper.ids:
         return helper.argv
-    code = (
-        "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); "
-        "from microvm.launch.mapped import main; main(sys.argv[1:])"
-    )
-    path = json.dumps(sys.path)
-    frozen = helper.read_only or ""
-    return (sys.executable, "-I", "-c", code, path, helper.ids, frozen, *helper.argv)
+    from microvm.launch import mapped
+
+    return mapped.command("virtiofsd", helper.ids, helper.read_only or "", *helper.argv)

@@ -36,7 +36,6 @@ def _plan(runner_dir: Path) -> LaunchPlan:
 def _run(runner_dir: Path, rest: list[str]) -> int:
     from contextlib import ExitStack
 
-    from microvm.host import process
     from microvm.launch import helpers, starting, taps
 
     plan = _plan(runner_dir)
@@ -48,7 +47,7 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
         if not helpers.served_elsewhere(plan, state_dir):
             stack.enter_context(helpers.running(plan, state_dir))
         # The VMM takes this process over, and with it every lock; the helpers end with it.
-        process.become(plan.argv, env=plan.env, name=plan.process_name)
+        starting.become_vmm(plan)
 
 
 def _shutdown(runner_dir: Path, rest: list[str]) -> int:

@@ -1,31 +1,79 @@
-"""Run virtiofsd as root of a user namespace, so that guests see their own owners.
+"""Run a program that serves a guest's trees where their owners are the guest's own.
 
-Called as `main([ids, read-only directory, program, argument...])` by `launch.starting`.
+Each function is called in a fresh interpreter, whose command `command` returns.
 """
 
+import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from microvm.errors import MicroVMError
 from microvm.host import namespace
 
 
-def main(argv: list[str]) -> None:
-    """Become the program inside the namespace; the store is found from the path it serves."""
-    ids, read_only, *command = argv
+def command(function: str, *words: str) -> tuple[str, ...]:
+    """Return the argv that calls a function of this module with the words."""
+    code = (
+        "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); "
+        f"from microvm.launch.mapped import {function}; {function}(sys.argv[1:])"
+    )
+    return (sys.executable, "-I", "-c", code, json.dumps(sys.path), *words)
+
+
+def virtiofsd(argv: list[str]) -> NoReturn:
+    """Become virtiofsd as root of a namespace; `argv` is ids, read-only directory, its command.
+
+    The store is found from the path that it serves.
+    """
+    ids, read_only, *words = argv
     try:
-        namespace.become_mapped(command, _range(ids, command), read_only=read_only or None)
+        namespace.become_mapped(words, _range(ids, words), read_only=read_only or None)
     except (MicroVMError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        os._exit(1)
+        _fail(error)
 
 
-def _range(ids: str, command: list[str]) -> namespace.IdRange | None:
+def vmm(argv: list[str]) -> NoReturn:
+    """Become a VMM that serves trees itself; `argv` is those as JSON, argv[0], its command."""
+    trees, name, *words = argv
+    try:
+        serve(words, json.loads(trees), name=name or None)
+    except (MicroVMError, OSError) as error:
+        _fail(error)
+
+
+def serve(
+    words: Sequence[str],
+    trees: Sequence[str],
+    *,
+    name: str | None,
+    env: Mapping[str, str] | None = None,
+) -> NoReturn:
+    """Replace this process by a VMM that serves trees of one store. Raises `OSError`, `HostError`.
+
+    It stays the invoking user, to whom sockets, volumes and /dev/kvm belong.
+    """
+    ids = namespace.id_range(_store(trees[0]))
+    namespace.become_reader(words, ids, [Path(tree) for tree in trees], env=env, name=name)
+
+
+def _fail(error: Exception) -> NoReturn:
+    sys.stderr.write(f"{error}\n")
+    os._exit(1)
+
+
+def _range(ids: str, words: list[str]) -> namespace.IdRange | None:
     if ids == "host":
         return None
     if ids == "own":
         return namespace.IdRange(os.geteuid(), os.getegid(), 1)
-    served = next(word for word in command if "--shared-dir=" in word or "source=" in word)
+    served = next(word for word in words if "--shared-dir=" in word or "source=" in word)
     path = served.partition("-dir=")[2] or served.partition("source=")[2].partition(",")[0]
-    return namespace.id_range(Path(path).parent.parent)
+    return namespace.id_range(_store(path))
+
+
+def _store(tree: str) -> Path:
+    """Return the store of STORE/ITEM/tree."""
+    return Path(tree).parent.parent

@@ -1,9 +1,11 @@
 """What comes before a VMM: the machine's lock, its files, sockets and volumes; then the VMM."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from microvm.errors import HostError, StateError
 from microvm.host import files, process, stream, volumes
@@ -60,17 +62,34 @@ def vmm(
     """Run the VMM with `console` as its standard input and output until the block is left."""
     log = state_dir / VMM_LOG
     log.unlink(missing_ok=True)
+    argv, name = plan.argv, plan.process_name
+    if plan.trees:
+        from microvm.launch import mapped
+
+        argv, name = mapped.command("vmm", json.dumps(plan.trees), name or "", *argv), None
     with process.spawn(
-        plan.argv,
+        argv,
         log=log,
         stdin=console,
         stdout=console,
         pass_fds=held,
         env=plan.env,
         cwd=state_dir,
-        name=plan.process_name,
+        name=name,
     ) as running:
         yield running
+
+
+def become_vmm(plan: LaunchPlan) -> NoReturn:
+    """Replace this process by the VMM, with every lock that it holds. Raises `HostError`."""
+    if plan.trees:
+        from microvm.launch import mapped
+
+        try:
+            mapped.serve(plan.argv, plan.trees, name=plan.process_name, env=plan.env)
+        except OSError as error:
+            raise files.explain(error, "serve the guest's layers") from error
+    process.become(plan.argv, env=plan.env, name=plan.process_name)
 
 
 def last_words(state_dir: Path) -> str:

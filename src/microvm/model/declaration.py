@@ -108,7 +108,8 @@ class MicroVM:
     store_disk_squashfs_flags: tuple[Line, ...] | None = None
     """Arguments of mksquashfs; unset: fitted to the guest kernel."""
     store_proto: Literal["virtiofs", "9p"] = "virtiofs"
-    """How the layers' directories reach the guest with `store_on_disk = false`."""
+    """How the layers' directories reach the guest with `store_on_disk = false`. With `9p` no share
+    can be one over 9p."""
     volumes: tuple[Volume, ...] = ()
     """Disks."""
     shares: tuple[Share, ...] = ()

@@ -73,6 +73,9 @@ class LaunchPlan:
     """Whether the guest's console is the VMM's standard input and output."""
     job_socket: str | None = None
     """Socket of the job stream."""
+    trees: tuple[str, ...] = ()
+    """Trees of the store that the VMM itself serves: it runs in a user namespace where their
+    owners are the guest's, and may read them; to everything else it is the invoking user."""
     layers: tuple[str, ...] = ()
     """UUIDs of the root's layers, which a root volume is pinned to."""
     notes: tuple[str, ...] = ()
