@@ -46,7 +46,6 @@ class Store:
         self.path = path
         self.packages = path / ".packages"
         self.lists = path / ".lists"
-        self.verdicts = path / ".verdicts"
         self.roots = path / ".roots"
         self._temporary = path / ".tmp"
         self._locks = path / ".locks"
@@ -57,9 +56,7 @@ class Store:
         store = cls((path or default_path()).absolute())
         try:
             store.path.mkdir(parents=True, exist_ok=True)
-            for directory in (
-                store.packages, store.lists, store.verdicts, store.roots, store._locks
-            ):  # fmt: skip
+            for directory in (store.packages, store.lists, store.roots, store._locks):
                 if not directory.is_dir():
                     directory.mkdir(exist_ok=True)
                     directory.chmod(0o755)  # whatever the umask: builds read as other users
