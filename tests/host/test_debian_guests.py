@@ -372,6 +372,12 @@ def test_a_local_package_is_installed_with_what_it_needs(make, store, deb):
     assert (package.version, package.url) == ("1:2.0", "")
     if os.geteuid() == 0:
         assert holds(store, system, "packages", "usr/share/odd/file")
+    tree = store.item(system.layers[-2].tree)
+    assert package.sha256 in (tree / "packages").read_text().split()
+    kept = store.packages / f"{package.sha256}.deb"
+    kept.unlink()
+    make(declare(packages=("./odd-one.deb",)), old=lock)
+    assert kept.exists()
 
 
 def test_a_trusted_repository_on_this_machine_gives_packages(make, store, project, deb):

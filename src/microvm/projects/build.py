@@ -47,10 +47,11 @@ def lock(
     file = lockfile.path(project)
     locks = lockfile.read(file)
     changes: list[Change] = []
-    for name in names if names is not None else project.names:
-        fresh = _resolve(project, name, locks, update=update, store=store, progress=progress)
-        changes += lockfile.changes(name, locks.get(name), fresh)
-        locks[name] = fresh
+    with store.building():
+        for name in names if names is not None else project.names:
+            fresh = _resolve(project, name, locks, update=update, store=store, progress=progress)
+            changes += lockfile.changes(name, locks.get(name), fresh)
+            locks[name] = fresh
     kept = {name: locks[name] for name in locks if name in project.names}
     if kept != lockfile.read(file):
         lockfile.write(file, kept)
@@ -149,11 +150,12 @@ def run(
 
     chosen = name or project.pick()
     microvm = project.get(chosen)
-    directory = build(project, chosen, store=store, progress=progress)
     machine = state.machine_dir(project, chosen)
     machine.mkdir(parents=True, exist_ok=True)
-    # The link keeps the runner from the collector for as long as this state exists.
-    store.add_root(machine / "current", directory.name)
+    with store.building():
+        directory = build(project, chosen, store=store, progress=progress)
+        # The link keeps the runner from the collector for as long as this state exists.
+        store.add_root(machine / "current", directory.name)
     chosen_options = replace(options or Options(), directory=microvm.system.workdir or "")
     return foreground(
         directory, state_dir=machine, project_dir=project.directory, options=chosen_options

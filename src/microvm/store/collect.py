@@ -6,7 +6,9 @@ import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-from microvm.host import namespace
+from microvm.host import namespace, usage
+from microvm.store import downloads
+from microvm.store.contents import sizes
 
 if typing.TYPE_CHECKING:
     from microvm.store.store import Store
@@ -21,8 +23,12 @@ class Collected:
 
     items: tuple[str, ...]
     abandoned: tuple[str, ...]
+    packages: int
+    """Number of downloaded packages."""
+    lists: int
+    """Number of package lists."""
     freed: int
-    """Bytes on disk."""
+    """Bytes on disk of all these."""
     kept: int
     """Number of items that stay."""
 
@@ -48,20 +54,28 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def collect(store: "Store", *, dry_run: bool) -> Collected:
+def collect(store: "Store", *, dry_run: bool, everything: bool) -> Collected:
     """See `Store.collect`."""
-    needed = _reachable(store)
+    needed = _reachable(store, dry_run=dry_run)
     names = store.names()
     garbage = [name for name in names if name not in needed]
     abandoned = store.abandoned()
-    freed = sum(_size(store.path / name) for name in garbage) + sum(map(_size, abandoned))
+    doomed = downloads.unneeded(store, needed, everything=everything)
+    freed = sum(sizes(store, [*(store.path / name for name in garbage), *abandoned]))
+    freed += usage.freed((*doomed.packages, *doomed.lists))
     if not dry_run:
         for name in garbage:
             _remove(store, name)
         for path in abandoned:
             namespace.remove_tree(path, store.ids)
+        downloads.remove(store, doomed)
     return Collected(
-        tuple(garbage), tuple(path.name for path in abandoned), freed, len(names) - len(garbage)
+        items=tuple(garbage),
+        abandoned=tuple(path.name for path in abandoned),
+        packages=len(doomed.packages),
+        lists=len(doomed.lists),
+        freed=freed,
+        kept=len(names) - len(garbage),
     )
 
 
@@ -72,17 +86,17 @@ def _remove(store: "Store", name: str) -> None:
         namespace.remove_tree(doomed / name, store.ids)
 
 
-def _reachable(store: "Store") -> set[str]:
+def _reachable(store: "Store", *, dry_run: bool) -> set[str]:
     """Return the items that roots point to, with all that they refer to."""
     queue: list[str] = []
     for record in store.roots.iterdir():
         if record.name.startswith("."):
             continue
         found = _targets(record.readlink(), store.path)
-        if found is None:
-            record.unlink()
-        else:
+        if found is not None:
             queue += found
+        elif not dry_run:
+            record.unlink()
     reached: set[str] = set()
     while queue:
         name = queue.pop()
@@ -106,15 +120,6 @@ def _targets(path: Path, store: Path) -> list[str] | None:
         if target.parent == store:
             names.append(target.name)
     return names or None
-
-
-def _size(path: Path) -> int:
-    """Return the bytes on disk of what this user may see below a path."""
-    total = 0
-    for directory, _, names in os.walk(path, onerror=None):
-        for name in names:
-            total += (Path(directory) / name).lstat().st_blocks * 512
-    return total
 
 
 def verify(store: "Store") -> Verified:

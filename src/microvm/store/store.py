@@ -16,8 +16,9 @@ from microvm.errors import StateError
 from microvm.host import files, namespace
 from microvm.host.namespace import IdRange
 from microvm.model.progress import Event, Progress, silent
-from microvm.store import collect
+from microvm.store import collect, contents
 from microvm.store.collect import Collected, Verified
+from microvm.store.contents import Contents
 
 VARIABLE = "MICROVM_STORE"
 ITEM = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9.+_-]+")
@@ -188,12 +189,20 @@ class Store:
         fresh.symlink_to(path.absolute())
         fresh.rename(record)
 
-    def collect(self, *, dry_run: bool = False) -> Collected:
-        """Delete the items that no root reaches, and what killed builds left."""
+    def collect(self, *, dry_run: bool = False, everything: bool = False) -> Collected:
+        """Delete the items that no root reaches, what killed builds left, and old downloads.
+
+        Downloads go that were not used for `downloads.KEPT_DAYS` days and that no item which stays
+        was made of; with `everything` all of them. Waits for builds, and builds wait for it.
+        """
         if dry_run:
-            return collect.collect(self, dry_run=True)
+            return collect.collect(self, dry_run=True, everything=everything)
         with files.lock(self._locks / "collect"):
-            return collect.collect(self, dry_run=False)
+            return collect.collect(self, dry_run=False, everything=everything)
+
+    def contents(self) -> Contents:
+        """Return all that the store holds, with sizes. Raises `HostError`."""
+        return contents.contents(self)
 
     def verify(self) -> Verified:
         """Check that every item has what it refers to and that recorded checksums hold."""

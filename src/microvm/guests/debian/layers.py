@@ -20,7 +20,7 @@ from microvm.model.declaration import MicroVM
 from microvm.model.guest import GuestSystem, Layer, LockedPackage, SystemLock
 from microvm.model.identity import layer_uuid
 from microvm.model.progress import Event, Progress
-from microvm.store import Store, item_name
+from microvm.store import Store, downloads, item_name
 from microvm.store.collect import write_checksums
 
 RECIPE = 2
@@ -251,6 +251,8 @@ class _Making:
                 binds["image"] = image_out
             result = self._inside(task, arguments, binds)
             out.chmod(0o755)
+            if self._packages:
+                downloads.write_packages(out, [package.sha256 for package in self._packages])
             if isinstance(result, dict):
                 for name, text in result.items():
                     (out / name).write_text(text)
@@ -282,7 +284,9 @@ def fetch(packages: Sequence[LockedPackage], store: Store, progress: Progress) -
     Raises `MicroVMError` when a mirror no longer has one.
     """
     missing = [
-        package for package in packages if not (store.packages / f"{package.sha256}.deb").exists()
+        package
+        for package in packages
+        if not downloads.use(store.packages / f"{package.sha256}.deb")
     ]
     if not missing:
         return
@@ -328,6 +332,7 @@ def _keep(downloaded: Path, store: Store) -> None:
         downloaded.unlink()
         downloaded.write_bytes(data)
     downloaded.chmod(0o644)
+    downloads.use(downloaded)  # apt gives it the mirror's time
     downloaded.replace(store.packages / downloaded.name)
 
 

@@ -44,6 +44,7 @@ class Lists:
             shutil.copytree(self.current, fresh, copy_function=os.link)
             fresh.rename(target)
         os.utime(target)
+        os.utime(self.current)
         states_kept = self.current.parent.glob(f"{self.current.name}-state-*")
         for path in sorted(states_kept, key=lambda path: path.stat().st_mtime)[:-KEPT]:
             shutil.rmtree(path)

@@ -89,6 +89,7 @@ def resolve(
     """
     asked = request(microvm, shared_packages, project_dir)
     if old is not None and old.request == asked and not update:
+        _restore_local(old, _local(microvm.system.packages, shared_packages), project_dir, store)
         return old
     arch = architecture()
     found = sources(microvm.system, project_dir)
@@ -202,6 +203,15 @@ def _keep_local(
             url="",
         )
     return found
+
+
+def _restore_local(old: SystemLock, names: Sequence[str], project_dir: Path, store: Store) -> None:
+    """Copy the local packages of a lock again that the store no longer keeps."""
+    locked = {p.sha256 for layer in old.layers for p in layer.packages if not p.url}
+    missing = {digest for digest in locked if not (store.packages / f"{digest}.deb").exists()}
+    for path in (project_dir / name for name in names if missing):
+        if (digest := _digest(path)) in missing:
+            files.write_atomic(store.packages / f"{digest}.deb", path.read_bytes())
 
 
 def _guest_sources(found: Sequence[Source]) -> str:
