@@ -86,11 +86,3 @@ def _names(microvm: MicroVM) -> Iterator[Problem]:
         if len(name) > CREDENTIAL_NAME:
             message = f"qemu takes {CREDENTIAL_NAME} characters of a credential's name"
             yield Problem(where=f"credential_files.{name}", message=message)
-    for index, forward in enumerate(microvm.forward_ports):
-        for end in ("host", "guest"):
-            if ":" in getattr(forward, end).address:
-                yield Problem(
-                    where=f"forward_ports.{index}.{end}.address",
-                    message="qemu forwards ports of IPv4 addresses alone",
-                    hint="leave it out, or name an IPv4 address",
-                )
