@@ -151,7 +151,11 @@ VIRTIOFSD_C = "echo 'virtiofsd version 7.2.22 (Debian)'; echo 'using FUSE kernel
 
 @pytest.mark.parametrize(
     ("script", "version", "flavour"),
-    [("echo virtiofsd 1.13.2", (1, 13, 2), "rust"), (VIRTIOFSD_C, (7, 2, 22), "c")],
+    [
+        ("echo virtiofsd 1.13.2", (1, 13, 2), "rust"),
+        (VIRTIOFSD_C, (7, 2, 22), "c"),
+        ("echo 'setgroups() failed with error=1:Operation not permitted' >&2; exit 1", (), "c"),
+    ],
 )
 def test_virtiofsd_is_told_by_its_words_not_by_its_file(script, version, flavour, qemu):
     path = qemu(script, "serve-files").path

@@ -71,7 +71,8 @@ def _ask(name: str, path: Path) -> Program:
     version = tuple(int(part) for part in match.groups() if part) if match else ()
     flavour = ""
     if name == "virtiofsd":
-        flavour = "c" if "FUSE" in text or "fuse" in text else "rust"
+        # The C one drops groups before it looks at its options, which only root may.
+        flavour = "c" if re.search("FUSE|fuse|setgroups", text) else "rust"
     return Program(path=str(path), version=version, flavour=flavour)
 
 
