@@ -8,6 +8,7 @@ import signal
 import subprocess
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ CTRL_C, CTRL_ESCAPE = b"\x03", b"\x1d"
 class Terminal:
     """A program at a terminal of its own, as a person has it."""
 
-    def __init__(self, argv, env):
+    def __init__(self, argv, env, *, nobody_leads=False):
         self.ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x28\0\x78\0\0\0\0\0")
         self.before = termios.tcgetattr(theirs)
@@ -26,7 +27,7 @@ class Terminal:
         self.process = subprocess.Popen(
             argv, stdin=theirs, stdout=theirs, stderr=theirs, env={**env, "TERM": "xterm"},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=None if nobody_leads else lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         self.theirs = theirs
 
@@ -53,11 +54,16 @@ class Terminal:
         assert termios.tcgetattr(self.theirs) == self.before
         return self.process.returncode
 
+    def vanish(self):
+        os.close(self.ours)
+        self.ours = None
+
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self.ours)
+        if self.ours is not None:
+            os.close(self.ours)
         os.close(self.theirs)
 
 
@@ -65,8 +71,8 @@ class Terminal:
 def terminal(microvm_cli):
     opened = []
 
-    def start(*arguments):
-        opened.append(Terminal(microvm_cli.command(*arguments), dict(microvm_cli.env)))
+    def start(*arguments, **options):
+        opened.append(Terminal(microvm_cli.command(*arguments), dict(microvm_cli.env), **options))
         return opened[-1]
 
     microvm_cli("build", "examples#hello", timeout=500)
@@ -122,6 +128,24 @@ def test_a_terminal_that_goes_away_shuts_the_guest_down(terminal):
     person.process.send_signal(signal.SIGHUP)
     assert person.ended(within_s=60) == 129
     assert b"Power down" in person.seen
+
+
+def test_a_terminal_that_vanishes_without_a_signal_shuts_the_guest_down(terminal, microvm_cli):
+    # As under `su` in a terminal window: only the session's leader gets the SIGHUP.
+    person = terminal("run", "examples#hello", nobody_leads=True)
+    person.see("# ")
+    person.vanish()
+    assert person.process.wait(40) == 129
+
+
+def test_a_vmm_that_is_killed_is_told_on_a_line_of_its_own(terminal):
+    person = terminal("run", "examples#hello")
+    person.see("# ")
+    [vmm] = Path(f"/proc/{person.process.pid}/task/{person.process.pid}/children").read_text().split()
+    os.kill(int(vmm), signal.SIGKILL)
+    person.see("\r\nmicrovm: the VMM was killed by SIGKILL\r")
+    assert person.ended(within_s=4) == 1
+    assert b"hello is up" not in person.seen  # it is on the screen already
 
 
 def test_a_second_sigterm_kills(terminal):

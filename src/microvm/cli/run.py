@@ -3,6 +3,7 @@
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 
 import microvm
 from microvm.cli import progress, project_options
@@ -68,13 +69,14 @@ def main(args: Namespace) -> int:
         if args.until_up:
             _say(f"{outcome.reason}, {time.monotonic() - began:.1f} s after its start")
         return outcome.exit_code
-    print(f"microvm: {outcome.reason}{outcome.console}", file=sys.stderr)
+    _say(f"{outcome.reason}{outcome.console}")
     return outcome.exit_code
 
 
 def _say(text: str) -> None:
     end = "\r\n" if sys.stderr.isatty() else "\n"
-    print(f"microvm: {text}", file=sys.stderr, end=end, flush=True)
+    with suppress(OSError):  # a terminal that has gone
+        print(f"microvm: {text}", file=sys.stderr, end=end, flush=True)
 
 
 def _quiet(text: str) -> None:

@@ -8,7 +8,7 @@ import struct
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -34,17 +34,22 @@ class Raw:
 
     def enter(self) -> None:
         """Pass every key on as it is, Ctrl-C too."""
-        tty.setraw(self._descriptor, termios.TCSANOW)
+        with suppress(termios.error):
+            tty.setraw(self._descriptor, termios.TCSANOW)
 
     def restore(self) -> None:
-        """Put the terminal back as it was."""
-        termios.tcsetattr(self._descriptor, termios.TCSANOW, self._before)
+        """Put the terminal back as it was, if it is still there."""
+        with suppress(termios.error):
+            termios.tcsetattr(self._descriptor, termios.TCSANOW, self._before)
 
 
 def open_console() -> tuple[int, int]:
     """Return both ends of a new pseudo-terminal: ours, and the raw one for the VMM."""
     ours, theirs = os.openpty()
     tty.setraw(theirs)
+    settings = termios.tcgetattr(theirs)
+    settings[1] = 0  # QEMU turns output processing on, and so ONLCR; the guest's bytes are whole
+    termios.tcsetattr(theirs, termios.TCSANOW, settings)
     os.set_blocking(ours, False)
     return ours, theirs
 

@@ -43,6 +43,11 @@ class Console:
         self._remember(shown)
         return shown
 
+    @property
+    def in_line(self) -> bool:
+        """Whether the cursor is not at the start of a line."""
+        return bool(_CONTROL.sub("", self._line.rpartition("\r")[2]))
+
     def tail(self, lines: int = 20) -> str:
         """Return the last lines, without control characters, indented."""
         kept = [line for line in (*self._tail, self._line) if line.strip()]

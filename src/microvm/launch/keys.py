@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 ESCAPE = 0x1D
 """Ctrl-]"""
-HELP = "Ctrl-] then q: end it; then s: shut it down; Ctrl-] twice: send Ctrl-]"
+HELP = "Ctrl-] then q ends it at once, Ctrl-] then s shuts it down, Ctrl-] twice types Ctrl-]"
 
 
 @dataclass(slots=True)

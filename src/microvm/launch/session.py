@@ -29,6 +29,7 @@ ANSWER_S = 1.0
 OWN_FAILURE = 125
 TIMED_OUT = 124
 NOBODY_READS = 128 + signal.SIGPIPE
+HUNG_UP = 128 + signal.SIGHUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,7 @@ class Session:
         if self._raw:
             self._raw.enter()
         if self._goal.until_up:
-            self._ended_by = Outcome(0, "the guest was up and was shut down")
-            self._stop()
+            self._stop_for(Outcome(0, "the guest was up and was shut down"))
 
     def _from_stdin(self, typed: Outlet) -> None:
         data = terminal.read_some(0)
@@ -192,6 +192,8 @@ class Session:
         if self._job:
             self._job.input(data)
             return
+        if not data:  # a terminal ends only when it goes; not everyone gets a SIGHUP of that
+            self._stop_for(Outcome(HUNG_UP, "the terminal has gone"))
         passed, commands = self._keys.feed(data)
         typed.put(passed)
         for command in commands:
@@ -213,8 +215,7 @@ class Session:
             elif passed_on and self._job:
                 self._job.signal(number)
             else:
-                self._ended_by = outcome
-                self._stop()
+                self._stop_for(outcome)
             self._signals += 1
 
     def _exchange(self) -> None:
@@ -241,7 +242,7 @@ class Session:
         for out in (*self._out.values(), typed):
             out.flush()
         if self._out[1].broken:
-            self._end(Outcome(NOBODY_READS, "nobody reads standard output"))
+            self._stop_for(Outcome(NOBODY_READS, "nobody reads standard output"))
 
     def _last_bytes(self, console: int) -> None:
         """Take what the guest and the VMM said before they went."""
@@ -257,6 +258,8 @@ class Session:
 
     def _finish(self, signals: int) -> None:
         """Let go of the VMM's sockets, and wait until our readers have everything."""
+        if self._goal.interactive and self._console.in_line:
+            self._out[1].put(b"\r\n")
         if self._stream:
             self._stream.close()
         if self._qmp:
@@ -268,6 +271,11 @@ class Session:
                 return
             for out in self._out.values():
                 out.flush()
+
+    def _stop_for(self, outcome: Outcome) -> None:
+        """Ask the guest to shut down for a reason; the first one counts."""
+        self._ended_by = self._ended_by or outcome
+        self._stop()
 
     def _stop(self) -> None:
         """Ask the guest to shut down; the loop goes on until it has, or its time is over."""
@@ -314,10 +322,11 @@ class Session:
     def _failure(self, reason: str) -> Outcome:
         code = OWN_FAILURE if self._job else 1
         words = starting.last_words(self._state_dir)
-        return Outcome(code, reason, f"{self._console.tail()}{words}")
+        seen = self._goal.interactive  # the console is on the person's screen already
+        return Outcome(code, reason, f"{'' if seen else self._console.tail()}{words}")
 
     def _verdict(self) -> Outcome | None:
-        if self._job and self._job.ended:
+        if self._job and self._job.ended and not self._out[1].broken:
             if self._job.failure is not None:
                 return Outcome(OWN_FAILURE, f"the job can't be started: {self._job.failure}")
             return Outcome(self._job.status or 0, "the job has ended")
