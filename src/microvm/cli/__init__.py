@@ -90,6 +90,14 @@ def _version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit status."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     # What follows `--` is a command of the guest and none of argparse's business.
     mark = given.index("--") if "--" in given else len(given)
@@ -134,9 +142,6 @@ def _carry_out(args: argparse.Namespace) -> int:
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
         return _failed(args, error)
-    except KeyboardInterrupt:
-        _tell("interrupted")
-        return 130
     except BrokenPipeError:
         # Nobody reads any more; Python would complain once more while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -42,7 +42,7 @@ def shown(steps: Steps) -> Iterator[Progress]:
         return
 
     def plain(event: Event) -> None:
-        if steps.note(event) or event.step == "lock":
+        if event.note or steps.note(event):
             print(f"microvm: {_line(event)}", file=sys.stderr, flush=True)
 
     yield plain
@@ -85,9 +85,14 @@ def _live(steps: Steps) -> Iterator[Progress]:
                     Progress(*columns, console=Console(stderr=True), transient=True)
                 )
                 bar.add_task("", total=None)
-            steps.note(event)
+            if event.note:
+                bar.console.print(f"microvm: {_line(event)}", markup=False, highlight=False)
+                return
+            task = bar.task_ids[0]
+            if steps.note(event):
+                bar.reset(task)  # a step that was counted to its end would stand still
             bar.update(
-                bar.task_ids[0],
+                task,
                 description=_line(event)[:100],
                 completed=event.done or 0,
                 total=event.total,

@@ -18,6 +18,8 @@ class Event:
     """Bytes or items in all."""
     finished: bool = False
     """The step has ended well."""
+    note: bool = False
+    """A result or a choice that people are told: it stays on the screen."""
 
 
 Progress = Callable[[Event], None]

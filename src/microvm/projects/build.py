@@ -111,7 +111,7 @@ def build(
         if locked is not old:
             lockfile.write(file, {**lockfile.read(file), chosen: locked})
             for change in lockfile.changes(chosen, old, locked) if old else ():
-                progress(Event(step="lock", detail=str(change)))
+                progress(Event(step="lock", detail=str(change), note=True))
         if out_link is not None:
             store.add_root(out_link, item)
     return store.item(item)

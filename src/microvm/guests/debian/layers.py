@@ -88,7 +88,7 @@ class Builder:
         if flavour in ("cloud", "generic"):
             if flavour == "generic" and self._microvm.system.kernel is None:
                 why = "the generic kernel, because the cloud kernel has no 9p"
-                self._progress(Event(step="kernel", detail=why))
+                self._progress(Event(step="kernel", detail=why, note=True))
             return self._layer("kernel", "build_kernel", inputs, packages)
         directory = self._project_dir / flavour
         # Copied: a namespace could not read a file of mode 0600, as vmlinuz often is.

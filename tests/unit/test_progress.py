@@ -1,0 +1,47 @@
+"""Progress as a person at a terminal and a log file get it."""
+
+import os
+import pty
+import subprocess
+import sys
+
+CODE = """
+from microvm.cli import progress
+from microvm.model.progress import Event
+with progress.shown(progress.Steps()) as report:
+    report(Event(step="download", detail="2 packages", done=0, total=2))
+    report(Event(step="download", detail="2 packages", done=2, total=2))
+    report(Event(step="lock", detail="web: less 1 -> 2", note=True))
+    report(Event(step="lock", detail="web: more 1 -> [3]", note=True))
+    report(Event(step="base layer"))
+    import time; time.sleep(1.3)
+"""
+
+
+def test_a_log_has_a_line_a_step_and_every_note():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "microvm: download: 2 packages",
+        "microvm: lock: web: less 1 -> 2",
+        "microvm: lock: web: more 1 -> [3]",
+        "microvm: base layer",
+    ]
+
+
+def test_a_terminal_keeps_the_notes_and_every_step_counts_its_own_time():
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen([sys.executable, "-c", CODE], stderr=theirs, env=env)
+    os.close(theirs)
+    shown = b""
+    try:
+        while data := os.read(ours, 65536):
+            shown += data
+    except OSError:
+        pass  # the other end is closed
+    os.close(ours)
+    assert process.wait(10) == 0
+    assert b"microvm: lock: web: less 1 -> 2\r\n" in shown
+    assert b"microvm: lock: web: more 1 -> [3]\r\n" in shown
+    assert b"0:00:01" in shown.rpartition(b"base layer")[2]
