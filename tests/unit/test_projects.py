@@ -8,7 +8,7 @@ import microvm
 from microvm.errors import SpecError, StateError
 from microvm.model.codec import from_plain, to_plain
 from microvm.projects import lockfile, overrides, reference
-from microvm.projects.project import merge
+from microvm.projects.merging import merge
 
 
 def project(directory, text, name="microvm.toml"):

@@ -141,7 +141,9 @@ def test_a_terminal_that_vanishes_without_a_signal_shuts_the_guest_down(terminal
 def test_a_vmm_that_is_killed_is_told_on_a_line_of_its_own(terminal):
     person = terminal("run", "examples#hello")
     person.see("# ")
-    [vmm] = Path(f"/proc/{person.process.pid}/task/{person.process.pid}/children").read_text().split()
+    [vmm] = (
+        Path(f"/proc/{person.process.pid}/task/{person.process.pid}/children").read_text().split()
+    )
     os.kill(int(vmm), signal.SIGKILL)
     person.see("\r\nmicrovm: the VMM was killed by SIGKILL\r")
     assert person.ended(within_s=4) == 1

@@ -9,14 +9,14 @@ from typing import Any
 from microvm.errors import Problem, SpecError
 from microvm.host.files import obstacle
 from microvm.model.declaration import MicroVM
+from microvm.projects import keypath, placing, rules, trust
 from microvm.projects import overrides as overriding
 from microvm.projects import reference as references
-from microvm.projects import rules, trust
+from microvm.projects.merging import merge
+from microvm.projects.partial import Part
 from microvm.projects.reference import Reference
 
 _TABLES = ("defaults", "microvms", "$schema")
-_APPENDED = ("packages", "ssh_authorized_keys", "repositories", "run")
-"""Lists of a system that a MicroVM adds to those of `[defaults]`; others take their place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +151,7 @@ def _validated(
     if not isinstance(defaults, dict):
         problems.append(Problem(where="defaults", message="it is not a table"))
         defaults = {}
+    parts: dict[str, Part] = {}
     microvms: dict[str, MicroVM] = {}
     target = draft.pick() if changed else None
     for name, own in tables["microvms"].items():
@@ -165,78 +166,62 @@ def _validated(
                 else [Problem(where=f"microvms.{name}", message="it is not a table")]
             )
             continue
-        microvm, found = _one(name, table)
+        part, found = _one(name, table)
         problems += found
-        if microvm is not None:
-            microvms[name] = microvm
-    problems += rules.check_all(microvms, draft.directory)
-    problems += _capabilities(microvms)
+        if part is not None:
+            parts[name] = part
+            if not part.left_out:
+                microvms[name] = part.microvm
+    problems += _rules(parts, draft.directory)
     if draft.foreign and not trusted:
-        for name, microvm in microvms.items():
-            problems += trust.requests(name, microvm, draft.directory)
+        for name, part in parts.items():
+            problems += part.told(trust.requests(name, part.microvm, draft.directory))
     shared = defaults.get("system", {}) if isinstance(defaults, dict) else {}
     packages = shared.get("packages", ()) if isinstance(shared, dict) else ()
     return replace(
         draft,
         microvms=microvms,
-        problems=tuple(_placed(problems, draft.file)),
+        problems=placing.place(problems, draft.file, tables, changed),
         shared_packages=tuple(sorted(map(str, packages))) if isinstance(packages, list) else (),
     )
 
 
-def _one(name: str, table: Any) -> tuple[MicroVM | None, list[Problem]]:
+def _one(name: str, table: Any) -> tuple[Part | None, list[Problem]]:
     import re
 
     from microvm.model.constraints import NAME_REGEX
-    from microvm.projects.validation import validate
+    from microvm.projects.validation import valid_part
 
-    where = f"microvms.{name}"
+    where = keypath.join(("microvms", name))
     problems = []
     if not re.fullmatch(NAME_REGEX, name):
         message = f"{name!r} is no name: 1 to 63 lower-case letters, digits and inner hyphens"
-        problems.append(Problem(where=where, message=message))
+        better = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:63]
+        hint = f"did you mean {better}?" if better else None
+        problems.append(Problem(where=where, message=message, hint=hint))
     if not isinstance(table, dict):
         return None, [*problems, Problem(where=where, message="it is not a table")]
-    microvm, found = validate(table, where)
-    return microvm, [*problems, *found]
+    part, found = valid_part(table, where)
+    return part, [*problems, *found]
 
 
-def merge(defaults: Any, own: Any) -> Any:
-    """Return a MicroVM's table over the defaults: tables key by key; some lists add up."""
-    merged = dict(defaults)
-    for key, value in own.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
-        elif key in _APPENDED and isinstance(value, list) and isinstance(merged.get(key), list):
-            merged[key] = [*merged[key], *(item for item in value if item not in merged[key])]
-        else:
-            merged[key] = value
-    return merged
-
-
-def _capabilities(microvms: Mapping[str, MicroVM]) -> list[Problem]:
+def _rules(parts: Mapping[str, Part], directory: Path) -> list[Problem]:
+    """Return what is wrong between fields and MicroVMs, and what a hypervisor can't do."""
     from microvm.hypervisors import hypervisor
 
-    return [
-        replace(problem, where=f"microvms.{name}.{problem.where}")
-        for name, microvm in microvms.items()
-        for problem in hypervisor(microvm.hypervisor).check(microvm)
-    ]
-
-
-def _placed(problems: Sequence[Problem], file: Path) -> list[Problem]:
-    """Add file and line to problems; lines are looked for only when there are problems."""
-    if not problems:
-        return []
-    from microvm.projects import toml
-
-    found = toml.lines(file.read_text(encoding="utf-8")) if file.suffix == ".toml" else {}
-    placed = []
-    for problem in problems:
-        path = tuple(problem.where.replace("'", "").split("."))
-        line = toml.line_of(found, path)
-        placed.append(replace(problem, file=problem.file or str(file), line=problem.line or line))
-    return placed
+    problems = rules.check_all({name: p.microvm for name, p in parts.items()}, directory)
+    told: list[Problem] = []
+    for name, part in parts.items():
+        prefix = f"{keypath.join(('microvms', name))}."
+        found = [
+            replace(problem, where=problem.where.removeprefix(prefix))
+            for problem in problems
+            if problem.where.startswith(prefix)
+        ]
+        if not part.lacks("hypervisor"):
+            found += hypervisor(part.microvm.hypervisor).check(part.microvm)
+        told += [replace(p, where=prefix + p.where) for p in part.told(found)]
+    return told
 
 
 def select(project: Project) -> tuple[str, MicroVM]:

@@ -12,7 +12,7 @@ from microvm.hypervisors.qemu_plan import CONTROL, JOB, WATCH
 from microvm.model import forwards
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import names_device, shortest
-from microvm.projects import guest_rules
+from microvm.projects import guest_rules, keypath
 
 SOCKET_LIMIT = 107
 _LABELS = {"xfs": 12, "vfat": 11, "ext2": 16, "ext3": 16, "ext4": 16, "btrfs": 16}
@@ -27,14 +27,16 @@ _OUR_ENDINGS = (".lock", ".layers", ".log")
 def check_all(microvms: Mapping[str, MicroVM], directory: Path) -> list[Problem]:
     """Return what is wrong within and between MicroVMs of one project."""
     problems = [
-        Problem(
-            where=f"microvms.{name}.{problem.where}", message=problem.message, hint=problem.hint
-        )
+        Problem(where=f"{_key(name)}.{problem.where}", message=problem.message, hint=problem.hint)
         for name, microvm in microvms.items()
         for rule in _RULES
         for problem in rule(microvm, directory)
     ]
     return [*problems, *_between(microvms)]
+
+
+def _key(name: str) -> str:
+    return keypath.join(("microvms", name))
 
 
 def _twice(pairs: Iterable[tuple[str, object]], what: str) -> Iterator[Problem]:
@@ -292,7 +294,7 @@ _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
 
 def _between(microvms: Mapping[str, MicroVM]) -> Iterator[Problem]:
     """What only one machine of a host can have."""
-    each = [(f"microvms.{name}", vm) for name, vm in microvms.items()]
+    each = [(_key(name), vm) for name, vm in microvms.items()]
     macs = (
         (f"{key}.interfaces.{i}.mac", n.mac.lower())
         for key, vm in each
@@ -330,5 +332,5 @@ def _twice_across(pairs: Iterable[tuple[str, object]], what: str) -> Iterator[Pr
     first: dict[object, str] = {}
     for where, value in pairs:
         other = first.setdefault(value, where)
-        if other.split(".")[:2] != where.split(".")[:2]:
+        if keypath.split(other)[:2] != keypath.split(where)[:2]:
             yield Problem(where=where, message=f"{what} {value} is that of {other} too")

@@ -81,10 +81,11 @@ def lines(text: str) -> dict[tuple[str, ...], int]:
 
 
 def line_of(found: dict[tuple[str, ...], int], path: tuple[str, ...]) -> int | None:
-    """Return the line of a path or of its nearest parent."""
+    """Return the line of a path, of the first thing in it, or of its nearest parent."""
     while path:
-        if path in found:
-            return found[path]
+        inside = [line for key, line in found.items() if key[: len(path)] == path]
+        if inside:
+            return min(inside)
         path = path[:-1]
     return None
 

@@ -1,6 +1,7 @@
 """Plain tables become MicroVM objects; everything that is wrong is told at once, in our words."""
 
 import difflib
+import json
 import reprlib
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,9 @@ from pydantic_core import ErrorDetails
 
 from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
+from microvm.model.system import DebianSystem
+from microvm.projects import keypath, partial
+from microvm.projects.partial import Part
 
 Where = tuple[str | int, ...]
 
@@ -25,17 +29,48 @@ def adapter() -> TypeAdapter[MicroVM]:
 
 def validate(table: Mapping[str, Any], where: str) -> tuple[MicroVM | None, list[Problem]]:
     """Return the object, or every reason why there is none; `where` is the table's key path."""
+    part, problems = valid_part(table, where)
+    return (part.microvm if part and not problems else None), problems
+
+
+def valid_part(table: Mapping[str, Any], where: str) -> tuple[Part | None, list[Problem]]:
+    """Return the object, or what of it is valid, with every reason why that is not all."""
     try:
-        return adapter().validate_python(dict(table), strict=False), []
+        return Part(_validated(table)), []
     except ValidationError as error:
         details = error.errors(include_url=False)
-        return None, [_problem(detail, where) for detail in details]
+    problems = [_problem(detail, where) for detail in details]
+    rest, left_out = partial.without(table, map(_location, details))
+    try:
+        return Part(_validated(rest), left_out), problems
+    except ValidationError:
+        return None, problems
+
+
+def _validated(table: Mapping[str, Any]) -> MicroVM:
+    """Raise `ValidationError`. JSON is validated strictly: lists and tables are its own types."""
+    try:
+        return adapter().validate_json(json.dumps(table), strict=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            return adapter().validate_python(dict(table), strict=False)
+        if any(detail["type"] == "json_invalid" for detail in error.errors()):
+            return adapter().validate_python(dict(table), strict=False)
+        raise
+
+
+def _at(where: str, path: Where) -> str:
+    return f"{where}.{keypath.join(_cut(str(part)) for part in path)}"
+
+
+def _location(detail: ErrorDetails) -> Where:
+    return _without_unions(part for part in detail["loc"] if part != "[key]")
 
 
 def _problem(detail: ErrorDetails, where: str) -> Problem:
-    location = [part for part in detail["loc"] if part != "[key]"]
-    place = ".".join([where, *(_cut(str(part)) for part in _without_unions(location))])
-    return Problem(where=place, message=_message(detail, location), hint=_hint(detail, location))
+    location = list(_location(detail))
+    message = _message(detail, location)
+    return Problem(where=_at(where, tuple(location)), message=message, hint=_hint(detail, location))
 
 
 def _without_unions(location: Iterable[str | int]) -> Where:
@@ -59,7 +94,7 @@ def _message(detail: ErrorDetails, location: list[str | int]) -> str:
         case "unexpected_keyword_argument":
             return f"there is no option {_shown(location[-1])}"
         case "string_pattern_mismatch":
-            return f"{shown} is not allowed: {_says(str(context.get('pattern', '')))}"
+            return f"{shown} is not allowed; it must be {_says(str(context.get('pattern', '')))}"
         case "value_error":
             return f"{shown} is not allowed: {context.get('error')}"
         case _:
@@ -70,7 +105,7 @@ _TOLD = {
     "missing": "it is needed here",
     "missing_argument": "it is needed here",
     "missing_keyword_only_argument": "it is needed here",
-    "literal_error": "{shown} is not allowed: {expected}",
+    "literal_error": "{shown} is not allowed; it must be {expected}",
     "greater_than": "{shown} is too small: it must be more than {gt}",
     "greater_than_equal": "{shown} is too small: at least {ge}",
     "less_than_equal": "{shown} is too large: at most {le}",
@@ -134,15 +169,13 @@ def _patterns() -> dict[str, str]:
 
 
 def _says(pattern: str) -> str:
-    return _patterns().get(pattern, f"it must match {pattern}")
+    return _patterns().get(pattern, f"what matches {pattern}")
 
 
 def _hint(detail: ErrorDetails, location: list[str | int]) -> str | None:
     """Name the nearest valid options for one that does not exist."""
     if detail["type"] == "unexpected_keyword_argument":
-        names = [f.name for f in fields(_class_at(location[:-1]))]
-        near = difflib.get_close_matches(_cut(str(location[-1])), names, n=3, cutoff=0.5)
-        return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names)}"
+        return _nearest_option(_cut(str(location[-1])), _class_at(location[:-1]))
     if detail["type"] == "literal_error":
         allowed = [
             word.strip("'")
@@ -153,6 +186,21 @@ def _hint(detail: ErrorDetails, location: list[str | int]) -> str | None:
         near = difflib.get_close_matches(_shown(detail["input"]).strip("'"), allowed, n=1)
         return f"did you mean {near[0]}?" if near else None
     return None
+
+
+def _nearest_option(name: str, cls: Any) -> str:
+    names = [f.name for f in fields(cls)]
+    if cls is MicroVM and name in (f.name for f in fields(DebianSystem)):
+        return f"it is an option of the guest's system: system.{name}"
+    if cls is DebianSystem and name in (f.name for f in fields(MicroVM)):
+        return f"it is an option of the MicroVM itself, beside `system`: {name}"
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    best = [each for each in near if _likeness(name, each) > _likeness(name, near[0]) - 0.1]
+    return f"did you mean {' or '.join(best)}?" if best else f"there are: {', '.join(names)}"
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, one).ratio()
 
 
 def _class_at(location: Iterable[str | int]) -> Any:

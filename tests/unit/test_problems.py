@@ -1,0 +1,125 @@
+"""Every problem of a project at once, each with its place and what to do."""
+
+import pytest
+
+import microvm
+from microvm.projects import keypath
+
+
+@pytest.fixture
+def problems(tmp_path):
+    """Write a project and return its problems as lines without the file's directory."""
+
+    def find(text, **options):
+        (tmp_path / "microvm.toml").write_text(text)
+        found = microvm.load(str(tmp_path), **options).problems
+        return [str(problem).replace(f"{tmp_path}/", "") for problem in found]
+
+    return find
+
+
+def test_rules_are_checked_too_where_types_are_wrong(problems):
+    found = problems("""[microvms.web]
+mem = "lots"
+[[microvms.web.volumes]]
+image = 5
+[[microvms.web.volumes]]
+image = "a.img"
+[[microvms.web.interfaces]]
+type = "macvtap"
+id = "net0"
+[microvms.web.system.files."/etc/app.conf"]
+text = "one"
+source = "two"
+""")
+    assert found[0] == "microvm.toml:2: microvms.web.mem: 'lots' is not a whole number"
+    assert found[1] == "microvm.toml:4: microvms.web.volumes.0.image: 5 is not a text"
+    assert found[2].startswith("microvm.toml:5: microvms.web.volumes.1.size: it is needed")
+    # Two rules about one interface: what the option lacks, and what the hypervisor can't.
+    assert any(each.startswith("microvm.toml:7: microvms.web.interfaces.0") for each in found)
+    assert found[-1].startswith("microvm.toml:10: microvms.web.system.files.'/etc/app.conf': it ")
+
+
+def test_nothing_untrue_is_told_of_what_was_left_out(problems):
+    found = problems("""[microvms.web]
+hypervisor = "qemo"
+interfaces = [{ type = "usr", id = "net0" }]
+forward_ports = [{ host.port = 80, guest.port = 80 }]
+hotplug_mem = -1
+hotplugged_mem = 5
+[microvms.web.system]
+autologin = "me"
+users.me.uid = "5"
+""")
+    assert [each.splitlines()[0].split(": ")[1] for each in found] == [
+        "microvms.web.hypervisor", "microvms.web.interfaces.0.type", "microvms.web.hotplug_mem",
+        "microvms.web.system.users.me.uid",
+    ]  # fmt: skip
+
+
+def test_a_problem_of_the_defaults_is_told_once_and_there(problems):
+    found = problems("""[defaults]
+mem = "lots"
+system.packages = ["Bad", "less"]
+[microvms.a]
+[microvms.b]
+system.packages = ["less", "Worse"]
+""")
+    assert [each.split(": ")[:2] for each in found] == [
+        ["microvm.toml:2", "defaults.mem"],
+        ["microvm.toml:3", "defaults.system.packages.0"],
+        ["microvm.toml:6", "microvms.b.system.packages.1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('mem = "512"', "'512' is not a whole number"),
+        ("vcpu = 1.0", "1.0 is not a whole number"),
+        ("vcpu = true", "True is not a whole number"),
+        ('balloon = "yes"', "'yes' is not true or false"),
+        ("balloon = 1", "1 is not true or false"),
+        ("system.hostname = 2020-01-01", "is not a text"),
+        ('system.packages = "less"', "'less' is not a list"),
+        ("system = 5", "5 is not a table"),
+    ],
+)
+def test_no_value_is_taken_for_another(problems, line, said):
+    [found] = problems(f"[microvms.web]\n{line}\n")
+    assert said in found
+    assert found.startswith("microvm.toml:2: microvms.web.")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("packages = []", "it is an option of the guest's system: system.packages"),
+        ("system.mem = 512", "it is an option of the MicroVM itself, beside `system`: mem"),
+        ("memory = 512", "did you mean mem?"),
+        ("forwardPorts = []", "did you mean forward_ports?"),
+        ("system.releas = 'sid'", "did you mean release?"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest_one(problems, line, hint):
+    [found] = problems(f"[microvms.web]\n{line}\n")
+    assert found.endswith(f"\n    {hint}")
+
+
+def test_what_was_set_on_the_command_line_is_not_looked_for_in_the_file(problems):
+    text = "[microvms.web]\nmem = 512\nsystem.releas = 'x'\n"
+    found = problems(text, overrides=["mem=lots", "memory=5"])
+    assert found[0] == "--set mem=lots: microvms.web.mem: 'lots' is not a whole number"
+    assert found[1].startswith("--set memory=5: microvms.web.memory: there is no option 'memory'")
+    assert found[2].startswith("microvm.toml:3: ")
+
+
+def test_a_name_that_is_none_is_answered_with_one_that_is(problems):
+    [found] = problems("[microvms.'My Web']\n")
+    assert found.startswith("microvm.toml:1: microvms.'My Web': 'My Web' is no name")
+    assert found.endswith("did you mean my-web?")
+
+
+@pytest.mark.parametrize("parts", [("a", "0"), ("files", "/etc/x.conf", "text"), ("it's", "b")])
+def test_a_key_path_survives_being_text(parts):
+    assert keypath.split(keypath.join(parts)) == parts
