@@ -108,10 +108,24 @@ def test_an_unknown_option_is_answered_with_the_nearest_one(problems, line, hint
 
 def test_what_was_set_on_the_command_line_is_not_looked_for_in_the_file(problems):
     text = "[microvms.web]\nmem = 512\nsystem.releas = 'x'\n"
-    found = problems(text, overrides=["mem=lots", "memory=5"])
-    assert found[0] == "--set mem=lots: microvms.web.mem: 'lots' is not a whole number"
-    assert found[1].startswith("--set memory=5: microvms.web.memory: there is no option 'memory'")
-    assert found[2].startswith("microvm.toml:3: ")
+    found = problems(text, overrides=["mem=lots", "memory=5", "vcpu.x=1"])
+    assert {each.splitlines()[0] for each in found[:3]} == {
+        "--set mem=lots: microvms.web.mem: 'lots' is not a whole number",
+        "--set memory=5: microvms.web.memory: there is no option 'memory'",
+        "--set vcpu.x=1: microvms.web.vcpu: {'x': 1} is not a whole number",
+    }
+    assert found[3].startswith("microvm.toml:3: ")
+
+
+@pytest.mark.parametrize(("place", "named"), [(".", "db"), ("{0}", "{0}#db"), ("{0}#", "{0}#db")])
+def test_where_it_is_not_clear_which_one_is_meant_a_reference_that_works_is_named(
+    tmp_path, monkeypatch, place, named
+):
+    (tmp_path / "microvm.toml").write_text("[microvms.db]\n[microvms.web]\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(microvm.SpecError) as raised:
+        microvm.load(place.format(tmp_path)).pick()
+    assert str(raised.value).endswith(f"name one, such as {named.format(tmp_path)}")
 
 
 def test_a_name_that_is_none_is_answered_with_one_that_is(problems):

@@ -134,6 +134,7 @@ def plan(
         project_dir=project.directory,
         watched=True,
         job=job,
+        dry=True,
     )
 
 

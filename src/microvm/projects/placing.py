@@ -23,7 +23,7 @@ def place(
         return ()
     # Lines are looked for only when there is something to tell.
     found = toml.lines(file.read_text(encoding="utf-8")) if file.suffix == ".toml" else {}
-    changed = {tuple(text.partition("=")[0].split(".")): text for text in overrides}
+    changed = {keypath.split(text.partition("=")[0]): text for text in overrides}
     placed = dict.fromkeys(_placed(problem, file, found, tables, changed) for problem in problems)
     return tuple(sorted(placed, key=lambda problem: problem.line or 0))
 
@@ -40,7 +40,8 @@ def _placed(
         return problem
     if parts[:1] == ("microvms",) and len(parts) > 2:
         for path, override in changed.items():
-            if parts[2 : 2 + len(path)] == path:
+            size = min(len(path), len(parts) - 2)
+            if parts[2 : 2 + size] == path[:size]:
                 return replace(problem, where=f"--set {override}: {problem.where}")
         own = tables["microvms"].get(parts[1])
         parts = tuple(_declared(parts[2:], tables.get("defaults"), own, parts[:2]))

@@ -38,6 +38,8 @@ class Project:
     """It came from elsewhere and is confined to itself."""
     names: tuple[str, ...] = field(default=())
     """All declared names, valid or not."""
+    reference: str = "."
+    """As it was named when it was loaded."""
 
     @property
     def name(self) -> str:
@@ -51,7 +53,8 @@ class Project:
         if len(self.names) == 1:
             return self.names[0]
         message = f"it has {len(self.names)} MicroVMs: {', '.join(self.names)}"
-        hint = f"name one, such as {self.directory.name}#{self.names[0]}" if self.names else None
+        place = "" if self.reference == "." else f"{self.reference.rstrip('#')}#"
+        hint = f"name one, such as {place}{self.names[0]}" if self.names else None
         raise SpecError([Problem(file=str(self.file), message=message, hint=hint)])
 
     def get(self, name: str) -> MicroVM:
@@ -89,7 +92,7 @@ def load(
     changed = [*overrides, *([f'hypervisor="{hypervisor}"'] if hypervisor else [])]
     draft = Project(
         directory=directory, file=file, microvms={}, selected=reference.name,
-        foreign=foreign, names=names,
+        foreign=foreign, names=names, reference=text,
     )  # fmt: skip
     return _validated(draft, tables, changed, trusted=trusted)
 

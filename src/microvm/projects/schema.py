@@ -20,6 +20,7 @@ def schema() -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["microvms"],
         "properties": {
+            "$schema": {"description": "Where this schema is.", "type": "string"},
             "defaults": {
                 "description": "What all MicroVMs of this project have in common.",
                 "$ref": "#/$defs/MicroVM",
