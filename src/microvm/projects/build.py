@@ -90,7 +90,8 @@ def build(
 ) -> Path:
     """Return the directory of a MicroVM's runner, made where the store does not have it.
 
-    Locks first what is not locked. Raises `SpecError`, `MicroVMError`.
+    Locks first what is not locked; fields changed for once leave an existing lock as it is.
+    Raises `SpecError`, `MicroVMError`.
     """
     check(project)
     chosen = name or project.pick()
@@ -108,7 +109,7 @@ def build(
             progress=progress,
         )
         item = runner.write(chosen, project.get(chosen), system, store)
-        if locked is not old:
+        if locked is not old and not (old and project.overridden):
             lockfile.write(file, {**lockfile.read(file), chosen: locked})
             for change in lockfile.changes(chosen, old, locked) if old else ():
                 progress(Event(step="lock", detail=str(change), note=True))

@@ -38,6 +38,8 @@ class Project:
     """It came from elsewhere and is confined to itself."""
     names: tuple[str, ...] = field(default=())
     """All declared names, valid or not."""
+    overridden: bool = False
+    """Fields of it were changed when it was loaded, for this once."""
     reference: str = "."
     """As it was named when it was loaded."""
 
@@ -92,7 +94,7 @@ def load(
     changed = [*overrides, *([f'hypervisor="{hypervisor}"'] if hypervisor else [])]
     draft = Project(
         directory=directory, file=file, microvms={}, selected=reference.name,
-        foreign=foreign, names=names, reference=text,
+        foreign=foreign, names=names, reference=text, overridden=bool(changed),
     )  # fmt: skip
     return _validated(draft, tables, changed, trusted=trusted)
 
