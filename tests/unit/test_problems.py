@@ -1,5 +1,7 @@
 """Every problem of a project at once, each with its place and what to do."""
 
+import subprocess
+
 import pytest
 
 import microvm
@@ -137,3 +139,18 @@ def test_a_name_that_is_none_is_answered_with_one_that_is(problems):
 @pytest.mark.parametrize("parts", [("a", "0"), ("files", "/etc/x.conf", "text"), ("it's", "b")])
 def test_a_key_path_survives_being_text(parts):
     assert keypath.split(keypath.join(parts)) == parts
+
+
+def test_a_hint_that_problems_have_in_common_is_said_once(microvm_cli, tmp_path):
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        (tmp_path / "microvm.toml").write_text(
+            '[microvms.a]\nshares = [{ tag = "h", source = "/etc", mount_point = "/h" }]\n'
+            'qemu.extra_args = ["-S"]\nmem = 1\n'
+        )
+        identity = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True)
+    ran = microvm_cli("check", f"git+file://{tmp_path}")
+    assert ran.returncode == 3
+    assert ran.stderr.count("outside the project") == 1
+    assert ran.stderr.count("adds arguments") == 1
+    assert ran.stderr.count("--trust") == 1

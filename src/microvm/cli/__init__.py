@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 
@@ -134,8 +136,10 @@ def _carry_out(args: argparse.Namespace) -> int:
     except SpecError as error:
         count = len(error.problems)
         _tell(f"{count} problem{'s' if count != 1 else ''}:")
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
+        for problem, following in zip_longest(error.problems, error.problems[1:]):
+            # A hint that several have in common is said once, after the last of them.
+            same = following is not None and following.hint == problem.hint
+            print(replace(problem, hint=None) if same else problem, file=sys.stderr)
         return _failed(args, error)
     except MicroVMError as error:
         _tell(str(error))
