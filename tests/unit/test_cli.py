@@ -200,7 +200,7 @@ def test_doctor_tells_each_lack_with_what_mends_it(cli):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_every_verb_and_option(cli, tmp_path, shell):
     script = cli("completion", shell).stdout
-    for word in (*VERBS, "out-link", "ephemeral", "dry-run" if shell != "fish" else "store"):
+    for word in (*VERBS, "out-link", "ephemeral", "dry-run", "firecracker", "job"):
         assert word in script
     if program := shutil.which(shell):
         path = tmp_path / "script"
@@ -208,18 +208,44 @@ def test_completion_knows_every_verb_and_option(cli, tmp_path, shell):
         subprocess.run([program, "-n", str(path)], check=True)
 
 
-def test_bash_completes_the_names_of_this_directorys_project(cli, project, tmp_path):
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("run w", {"web"}),
+        ("store ", {"list", "gc", "verify"}),
+        ("store gc --d", {"--dry-run"}),
+        ("check --hypervisor c", {"cloud-hypervisor", "crosvm"}),
+        ("init --template ", {"default", "job", "python", "web"}),
+        ("completion ", {"bash", "zsh", "fish"}),
+    ],
+)
+def test_fish_completes_verbs_options_and_what_they_take(
+    cli, project, tmp_path, tool, typed, offered
+):
+    fish, directory = tool("fish"), project(GOOD)
+    script = tmp_path / "script"
+    script.write_text(cli("completion", "fish").stdout)
+    asks = f"source {script}; complete -C 'microvm {typed}'"
+    done = subprocess.run([fish, "-c", asks], cwd=directory, capture_output=True, text=True)
+    assert {line.partition("\t")[0] for line in done.stdout.splitlines()} == offered
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("check --hypervisor cro", "crosvm"), ("run w", "web")]
+)
+def test_bash_completes_what_options_take(cli, project, tmp_path, typed, offered):
     directory = project(GOOD)
     script = tmp_path / "script"
     script.write_text(cli("completion", "bash").stdout)
+    words = typed.split()
     asks = (
-        f"source {script}; COMP_WORDS=(microvm run w); COMP_CWORD=2; "
+        f"source {script}; COMP_WORDS=(microvm {typed}); COMP_CWORD={len(words)}; "
         "$(complete -p microvm | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo ${COMPREPLY[@]}"
     )
     done = subprocess.run(
         ["bash", "-c", asks], cwd=directory, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "web\n"
+    assert done.stdout == f"{offered}\n"
 
 
 def test_a_reader_that_goes_away_is_no_error(microvm_cli):

@@ -3,6 +3,7 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import microvm
 
@@ -24,9 +25,16 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="where (default: here)",
     )
-    parser.add_argument(
-        "--template", default="default", metavar="NAME", help="default, web, job or python"
+    template: Any = parser.add_argument(
+        "--template", default="default", metavar="NAME", help="default, job, python or web"
     )
+    template.words = _templates
+
+
+def _templates() -> tuple[str, ...]:
+    from microvm.projects.init import TEMPLATES
+
+    return TEMPLATES
 
 
 def main(args: Namespace) -> int:

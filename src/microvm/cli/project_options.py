@@ -32,11 +32,19 @@ def add_project(parser: ArgumentParser, *, overrides: bool = True) -> None:
             help="change one field, such as mem=1024 or volumes.0.size=2048; a part with dots in "
             'quotes: system.units."a.service".mask=true',
         )
-        parser.add_argument(
+        hypervisor: Any = parser.add_argument(
             "--hypervisor",
             metavar="NAME",
             help="run on this hypervisor instead of the declared one",
         )
+        hypervisor.words = _hypervisors
+
+
+def _hypervisors() -> list[str]:
+    """Return the words for completion; the model is not loaded before somebody asks."""
+    from microvm.model.declaration import HypervisorKind
+
+    return list(HypervisorKind)
 
 
 def add_store(parser: ArgumentParser) -> None:
