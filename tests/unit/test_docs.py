@@ -1,0 +1,54 @@
+"""The handbook says what is there."""
+
+import re
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from microvm.model.declaration import MicroVM
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def declared(annotation):
+    """Return the dataclass in an annotation, if there is one."""
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return annotation
+    return next(filter(None, map(declared, get_args(annotation))), None)
+
+
+def is_option(path):
+    current = MicroVM
+    for part in path.split("."):
+        if part == "N":
+            continue
+        hints = get_type_hints(current) if current else {}
+        if part not in hints:
+            return False
+        current = declared(hints[part])
+    return True
+
+
+def rows(page, heading):
+    section = (DOCS / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    return [[re.findall("`([^`]+)`", cell) for cell in row] for row in cells]
+
+
+def test_options_that_the_page_about_microvm_nix_names_are_there():
+    named = [row[1][0] for row in rows("microvm-nix.md", "Other names")]
+    named += [row[0][0] for row in rows("microvm-nix.md", "Other defaults")]
+    assert len(named) > 15
+    assert [path for path in named if not is_option(path)] == []
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("how-to/*.md")))
+def test_every_how_to_page_is_in_the_navigation(page):
+    assert f"how-to/{page}" in (DOCS.parent / "mkdocs.yml").read_text()
+
+
+def test_every_example_has_a_how_to_page():
+    examples = {path.parent.name for path in (DOCS.parent / "examples").glob("*/microvm*")}
+    assert {path.stem for path in DOCS.glob("how-to/*.md")} >= examples
