@@ -48,7 +48,7 @@ bench: setup
 	$(BIN)/python bench/run.py
 
 docs: setup
-	$(BIN)/pip install -q '.[docs]'
+	$(BIN)/pip install -q -e '.[docs]'
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
