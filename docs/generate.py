@@ -1,5 +1,7 @@
 """Write the reference pages from the code; with `--check`, fail where they are not current."""
 
+import inspect
+import re
 import sys
 import typing
 from pathlib import Path
@@ -66,6 +68,66 @@ def command_line() -> str:
     return text
 
 
+def library() -> str:
+    """The public calls with their signatures, and the objects that they take and give."""
+    text = f"{HEAD}{LIBRARY}"
+    found = {name: getattr(microvm, name) for name in microvm.__all__}
+    calls = {name: each for name, each in found.items() if inspect.isfunction(each)}
+    for name in (*CALLS, *sorted(calls.keys() - set(CALLS))):
+        text += f"\n### {name}\n\n```python\n{_signature(name, calls[name])}\n```\n\n"
+        text += f"{inspect.getdoc(calls[name])}\n"
+    for heading, wanted in (("Errors", True), ("Objects", False)):
+        text += f"\n## {heading}\n\n| name | what |\n|---|---|\n"
+        for name, each in found.items():
+            if inspect.isclass(each) and issubclass(each, Exception) is wanted:
+                words = " ".join((inspect.getdoc(each) or "").partition("\n\n")[0].split())
+                text += f"| `{name}` | {words.replace('|', chr(92) + '|')} |\n"
+    return text
+
+
+CALLS = ("load", "check", "lock", "build", "plan", "run", "init", "schema", "examine")
+LIBRARY = """# Library
+
+Everything that a verb of the command line does is one call of `import microvm`; the types are for
+mypy and pyright, and errors are one tree below `MicroVMError`.
+
+```python
+import microvm
+
+store = microvm.Store.open()
+project = microvm.load("./demo", overrides=["mem=1024"])
+runner = microvm.build(project, store=store)
+job = microvm.Options(job=("make", "test"), ephemeral=True, timeout_s=600)
+outcome = microvm.run(project, store=store, options=job)
+print(outcome.exit_code, outcome.reason)
+```
+
+## Calls
+"""
+
+
+def _signature(name: str, call: typing.Any) -> str:
+    """Return a call as its definition, a parameter a line where one line is too short."""
+    signature = inspect.signature(call)
+    text = _typed(f"{name}{signature}")
+    if len(text) <= 90:
+        return text
+    inner, star = "", False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            inner, star = f"{inner}    *,\n", True
+        inner += f"    {_typed(str(parameter))},\n"
+    returned = _typed(inspect.formatannotation(signature.return_annotation))
+    return f"{name}(\n{inner}) -> {returned}"
+
+
+def _typed(text: str) -> str:
+    """Shorten the names of types, and of what is a function by default."""
+    text = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
+    text = re.sub(r"(?:\w+\.)+(?=[A-Z])", "", text)
+    return re.sub(r"Callable\[\[Event\], None\]", "Progress", text)
+
+
 def main() -> int:
     """Write or check the pages."""
     import os
@@ -76,6 +138,7 @@ def main() -> int:
         ("options", options),
         ("hypervisors", hypervisors),
         ("command-line", command_line),
+        ("library", library),
     ):
         path, text = REFERENCE / f"{name}.md", make()
         if "--check" in sys.argv:

@@ -41,6 +41,8 @@ _HOME = {
     "GuestSystem": "model.guest",
     "SystemLock": "model.guest",
     "Facts": "model.facts",
+    "Finding": "host.doctor",
+    "examine": "host.doctor",
     "LaunchPlan": "model.plan",
     "Runner": "model.runner",
     "Event": "model.progress",

@@ -4,8 +4,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
+import microvm
 from microvm.cli import project_options
-from microvm.host import doctor
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace) -> int:
     """Print what the host can do; 4 when something that every guest needs is missing."""
-    findings = doctor.examine(project_options.store_of(args).path)
+    findings = microvm.examine(project_options.store_of(args).path)
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -43,7 +43,7 @@ _VMMS = ("cloud-hypervisor", "firecracker", "crosvm", "lkvm")
 
 
 def examine(store: Path) -> list[Finding]:
-    """Return what was found, the most important first."""
+    """Return what this host can do for MicroVMs and what it lacks, the most important first."""
     return [
         *_qemu(), *_kvm(), *_namespaces(store), *_groups(), *_programs(), *_keyrings(),
         *_virtiofsd(), *_others(), *_space(store),
