@@ -211,6 +211,8 @@ def _write_maps(pid: int, ids: IdRange, *, with_own: bool = False) -> None:
     One's own id alone may be mapped by anybody who gives up setgroups(2) (user_namespaces(7)).
     `with_own` maps the invoking user too, behind the range.
     """
+    if ids.count == 1 and _map_own_and_more(pid, ids):
+        return
     if ids.count == 1:
         Path(f"/proc/{pid}/setgroups").write_text("deny")
     for kind, first, own in (
@@ -228,6 +230,27 @@ def _write_maps(pid: int, ids: IdRange, *, with_own: bool = False) -> None:
                 timeout_s=10,
                 doing="map subordinate ids into a user namespace",
             )
+
+
+def _map_own_and_more(pid: int, ids: IdRange) -> bool:
+    """Map one's own id as 0 and subordinate ids above it; return whether the user has some.
+
+    setgroups(2) stays allowed, which the C virtiofsd insists on, and guests have other users.
+    """
+    if os.geteuid() == 0:
+        return False
+    try:
+        rows = (
+            ("newuidmap", ids.first_uid, _subordinate("/etc/subuid")),
+            ("newgidmap", ids.first_gid, _subordinate("/etc/subgid")),
+        )
+    except HostError:
+        return False
+    for program, own, first in rows:
+        path = process.require_program(program, "uidmap")
+        numbers = ("0", str(own), "1", "1", str(first), str(COUNT - 1))
+        process.run([path, str(pid), *numbers], timeout_s=10, doing="map ids into a namespace")
+    return True
 
 
 def _revive(error: dict[str, Any]) -> MicroVMError:
