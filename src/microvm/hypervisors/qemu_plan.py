@@ -12,7 +12,7 @@ from microvm.hypervisors.virtiofsd import virtiofsd
 from microvm.model.devices import Interface, Share, names_device
 from microvm.model.facts import Facts
 from microvm.model.identity import filesystem_uuid, mac
-from microvm.model.plan import Helper, LaunchPlan, TapPlan, VolumePlan
+from microvm.model.plan import Helper, LaunchPlan, PortPlan, TapPlan, VolumePlan
 from microvm.model.runner import Runner
 
 CONTROL = "qmp.sock"
@@ -75,6 +75,16 @@ class QemuPlan:
             volumes=tuple(self._volume_plans()),
             taps=tuple(
                 TapPlan(name=i.id, bridge=i.bridge) for i in vm.interfaces if i.type == "tap"
+            ),
+            ports=tuple(
+                PortPlan(
+                    where=f"forward_ports.{index}",
+                    proto=forward.proto,
+                    address=forward.host.address or "127.0.0.1",
+                    port=forward.host.port,
+                )
+                for index, forward in enumerate(vm.forward_ports)
+                if forward.origin == "host"
             ),
             sockets=(
                 control,

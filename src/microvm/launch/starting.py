@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from microvm.errors import HostError, StateError
-from microvm.host import files, process, stream, volumes
+from microvm.host import files, ports, process, stream, volumes
 from microvm.host.process import Process
 from microvm.launch import helpers
 from microvm.model.plan import LaunchPlan
@@ -48,6 +48,7 @@ def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]
                 f"the socket path {name} is longer than {stream.LIMIT} bytes",
                 hint="name a shorter one; relative paths start at the state directory",
             )
+    ports.check_free(plan.ports)
     for name, text in plan.files.items():
         files.write_atomic(state_dir / name, text, 0o600)
     for name in plan.sockets:

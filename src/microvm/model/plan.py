@@ -49,6 +49,17 @@ class TapPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PortPlan:
+    """A port of the host that the VMM opens."""
+
+    where: str
+    """Key path of the declaration that asks for it."""
+    proto: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
     """What to write and execute in the state directory."""
 
@@ -63,6 +74,7 @@ class LaunchPlan:
     helpers: tuple[Helper, ...] = ()
     volumes: tuple[VolumePlan, ...] = ()
     taps: tuple[TapPlan, ...] = ()
+    ports: tuple[PortPlan, ...] = ()
     sockets: tuple[str, ...] = ()
     """Sockets of the VMM, relative to the state directory; stale ones are removed first."""
     control: str | None = None
