@@ -117,6 +117,19 @@ def test_a_reader_that_goes_away_ends_the_run(microvm_cli):
     assert process.wait(120) == 141
 
 
+def test_a_slow_reader_gets_every_byte_of_much_output(microvm_cli):
+    microvm_cli("build", "examples#hello", timeout=500)  # and nothing to tell when it runs
+    script = "perl -e 'print pack(q(N), $_) for 1 .. 2000000'; exit 7"
+    process = microvm_cli.start("run", "examples#hello", "--", "sh", "-c", script)
+    output = b""
+    with process.stdout:
+        while piece := process.stdout.read(100_000):
+            output += piece
+            time.sleep(0.1)
+    assert process.wait(200) == 7
+    assert output == b"".join(number.to_bytes(4, "big") for number in range(1, 2000001))
+
+
 def test_a_reader_that_stops_does_not_outlast_the_time_limit(microvm_cli):
     process = microvm_cli.start("run", "--timeout", "40", "examples#hello", "--", "yes")
     began = time.monotonic()

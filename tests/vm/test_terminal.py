@@ -150,6 +150,15 @@ def test_a_vmm_that_is_killed_is_told_on_a_line_of_its_own(terminal):
     assert b"hello is up" not in person.seen  # it is on the screen already
 
 
+def test_ctrl_c_reaches_the_job(terminal):
+    script = "trap 'echo caught; exit 9' INT; echo ready; sleep 1000 & wait"
+    person = terminal("run", "examples#hello", "--", "sh", "-c", script)
+    person.see("ready")
+    person.type(CTRL_C)
+    person.see("caught")
+    assert person.ended(within_s=60) == 9
+
+
 def test_a_second_sigterm_kills(terminal):
     person = terminal("run", "examples#hello")
     person.see("# ")
