@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup run test check unit vm test-fresh bench docs clean
+.PHONY: help setup run test check unit vm test-fresh bench bench-peers docs clean
 
 help:
 	@echo 'make setup       install what is missing and make .venv'
@@ -13,7 +13,8 @@ help:
 	@echo 'make unit        the fast tests: no root, no guest'
 	@echo 'make vm          the tests that build and boot guests'
 	@echo 'make test-fresh  make run and make test in fresh Debian 12 and 13 containers (root)'
-	@echo 'make bench       benchmarks against peers'
+	@echo 'make bench       benchmarks against peers, into docs/performance.md'
+	@echo 'make bench-peers install the peers; those that are missing are not measured'
 	@echo 'make docs        the handbook, into site/'
 	@echo 'make clean       remove what the others made, except the store'
 
@@ -44,8 +45,12 @@ vm: setup
 test-fresh: setup
 	$(PYTEST) tests/fresh
 
+# ARGS: `--only boot`, `--quick`; see `python -m bench --help`.
 bench: setup
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench $(ARGS)
+
+bench-peers:
+	@sh tools/bench-peers
 
 docs: setup
 	$(BIN)/pip install -q -e '.[docs]'
