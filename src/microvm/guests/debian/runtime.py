@@ -21,9 +21,12 @@ KERNEL_PARAMS = (
     "quiet",
     # Debian's kernels test every cipher at boot: two thirds of the time to the initrd.
     "cryptomgr.notests",
-    # A generator of randomness from timing noise, tested at boot for 4 % of it; only FIPS mode
-    # uses it.
-    "initcall_blacklist=jent_mod_init",
+    # Left out of the kernel's start, a third of which they took: a generator of randomness from
+    # timing noise that only FIPS mode uses; two walks over all kernel symbols that make lists of
+    # trace points nicer to read (tracing works without); a device for the HPET, which is measured
+    # for it; a test of a hash.
+    "initcall_blacklist=jent_mod_init,trace_eval_init,ftrace_check_for_weak_functions,hpet_init,"
+    "blake2s_mod_init",
     # Virtual timers need no proof that their interrupts arrive (40 ms each time).
     "no_timer_check",
     # Without `bpf` and `tomoyo`: systemd would load a program for RestrictFileSystems=.
