@@ -95,6 +95,16 @@ def test_modules_that_no_boot_needs_stay_out():
     assert names == {"erofs", "libcrc32c", "virtio_blk"}
 
 
+def test_modules_are_unpacked_where_they_lie_and_others_left_alone(modules):
+    home = modules / "tree/lib/modules/6.12-test"
+    initrd.unpack_modules(home, ("erofs", "vfat", "not_there"))
+    found = {path.name: path.read_bytes() for path in home.rglob("*.ko*")}
+    assert found["erofs.ko"] == b"module erofs"
+    assert found["vfat.ko"] == b"module vfat"
+    assert {"xfs.ko.xz", "snd.ko.xz"} < found.keys()
+    assert not {"erofs.ko.xz", "vfat.ko.gz"} & found.keys()
+
+
 def test_a_kernel_with_everything_built_in_has_no_modules():
     assert initrd.boot_modules("") == {}
 

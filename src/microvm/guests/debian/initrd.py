@@ -10,14 +10,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-ALWAYS = ("autofs4", "virtio_rng", "qemu_fw_cfg", "button", "evdev")
-"""Modules that the initrd loads in every guest: systemd would load the first three itself, at ten
-times the cost, as they are compressed in the root; the others tell of the power button."""
+PLAIN_MODULES = (
+    "autofs4", "virtio_rng", "qemu_fw_cfg", "button", "evdev",
+    "virtio_net", "net_failover", "failover",
+)  # fmt: skip
+"""Modules that every guest's systemd loads, or nearly every guest's: they lie in the root as they
+are, since to unpack one costs ten times as much as to load it."""
 
 BOOT_MODULES = (
     "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console",
     "erofs", "squashfs", "overlay", "ext4",
-    "virtiofs", "9p", "9pnet_virtio", "crc32c_generic", "libcrc32c", *ALWAYS,
+    "virtiofs", "9p", "9pnet_virtio", "crc32c_generic", "libcrc32c",
 )  # fmt: skip
 """Modules that a boot may name; those built into a kernel, or unknown to it, are passed over."""
 
@@ -38,7 +41,8 @@ def write_initrd(
     """
     archive = Cpio()
     home = f"lib/modules/{kernel_release}"
-    for name in ("bin", "dev", "etc", "proc", "sys", "run", "layers", "writable", "sysroot",
+    layers = ("layers", *(f"layers/{number}" for number in range(8)))
+    for name in ("bin", "dev", "etc", "proc", "sys", "run", *layers, "writable", "sysroot",
                  "lib", "lib/modules", home):  # fmt: skip
         archive.directory(name)
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
@@ -57,7 +61,6 @@ def write_initrd(
         archive.file(f"{home}/{names[path]}", data, 0o644)
         lines.append(" ".join((f"{names[path]}:", *(names[each] for each in needs))) + "\n")
     archive.file(f"{home}/modules.dep", "".join(lines).encode(), 0o644)
-    archive.file("etc/always", " ".join(ALWAYS).encode() + b"\n", 0o644)
     target.write_bytes(archive.finish())
 
 
@@ -79,6 +82,14 @@ def boot_modules(
         if top := by_name.get(name.replace("-", "_")):
             found |= {each: table[each] for each in (top, *table[top])}
     return found
+
+
+def unpack_modules(directory: Path, names: tuple[str, ...] = PLAIN_MODULES) -> None:
+    """Replace compressed modules below a directory by what they hold."""
+    for path in sorted(directory.rglob("*.ko.*")):
+        if module_name(path.name) in names:
+            path.with_suffix("").write_bytes(_plain_module(path, path.read_bytes()))
+            path.unlink()
 
 
 def module_name(path: str) -> str:

@@ -124,6 +124,7 @@ def build_kernel(
         (target / releases[0] / name).unlink(missing_ok=True)
     link = out / "tree/lib"
     link.symlink_to("usr/lib")
+    initrd.unpack_modules(target)
     depmod = process.require_program("depmod", "kmod")
     process.run([depmod, "-b", out / "tree", releases[0]], timeout_s=120, doing="index the modules")
     _take_vmlinuz([*extracted.glob("boot/vmlinuz-*"), target / releases[0] / "vmlinuz"], out)

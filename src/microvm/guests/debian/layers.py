@@ -10,7 +10,7 @@ from typing import Any
 from microvm.errors import CommandFailed, HostError, MicroVMError
 from microvm.guests.debian import configuration, image, kernel_directory, runtime
 from microvm.guests.debian.apt import Apt
-from microvm.guests.debian.initrd import BOOT_MODULES
+from microvm.guests.debian.initrd import BOOT_MODULES, PLAIN_MODULES
 from microvm.guests.debian.resolve import architecture, kernel_flavour
 from microvm.guests.debian.sources import describe
 from microvm.host import files
@@ -82,7 +82,7 @@ class Builder:
         inputs: dict[str, Any] = {
             "packages": [package.sha256 for package in packages],
             "script": runtime.initrd_script(),
-            "modules": list(BOOT_MODULES),
+            "modules": [list(BOOT_MODULES), list(PLAIN_MODULES)],
             "depmod": image.version("depmod", "kmod"),
         }
         if flavour in ("cloud", "generic"):
