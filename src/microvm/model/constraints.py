@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, MaxLen
 
-STRICT = {"extra": "forbid", "use_attribute_docstrings": True, "strict": True}
+STRICT = {"extra": "forbid", "strict": True}
 """pydantic configuration of every declared class: unknown keys refused, no coercion."""
 
 

@@ -4,13 +4,22 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from microvm.model.constraints import NAME_REGEX
+from microvm.model.constraints import NAME_REGEX, STRICT
 from microvm.model.declaration import MicroVM
+
+_DESCRIBED = {"use_attribute_docstrings": True}
+"""Only here: to read docstrings out of the sources takes longer than a whole validation."""
 
 
 def schema() -> dict[str, Any]:
     """Return the schema of a project file (JSON Schema 2020-12)."""
-    inner = TypeAdapter(MicroVM).json_schema(ref_template="#/$defs/{model}")
+    plain = dict(STRICT)
+    STRICT.update(_DESCRIBED)
+    try:
+        inner = TypeAdapter(MicroVM).json_schema(ref_template="#/$defs/{model}")
+    finally:
+        STRICT.clear()
+        STRICT.update(plain)
     definitions = inner.pop("$defs", {})
     definitions["MicroVM"] = inner
     return {
