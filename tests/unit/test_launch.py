@@ -10,6 +10,7 @@ import pytest
 from microvm.guests.debian.initrd import Cpio, boot_modules, module_name
 from microvm.host import superblock
 from microvm.hypervisors.kernel_line import disk_name
+from microvm.launch import main as launcher
 from microvm.launch.console import Console
 from microvm.launch.job import JobStream, frame
 
@@ -192,3 +193,12 @@ def test_a_root_volume_that_another_vmm_has_is_not_reset(tmp_path):
         with pytest.raises(StateError, match="in use"):
             volumes.prepare(plan, tmp_path, reset_root=True)
     assert image.read_bytes() == b"data"
+
+
+def test_a_runners_script_names_itself_also_through_a_link(tmp_path, capsys):
+    script = tmp_path / "runner/bin/microvm-run"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    (tmp_path / "started").symlink_to(script)
+    assert launcher.main(["run", str(tmp_path / "started")]) == 5
+    assert f"{tmp_path / 'runner'} holds no runner" in capsys.readouterr().err

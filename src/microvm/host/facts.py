@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +112,7 @@ def host_id(state_dir: Path, *, dry: bool = False) -> str:
     if not record.exists():
         if dry:
             return "0" * 32
-        files.write_atomic(record, secrets.token_hex(16) + "\n")
+        files.write_atomic(record, os.urandom(16).hex() + "\n")
     return record.read_text().strip()
 
 

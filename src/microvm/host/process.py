@@ -6,7 +6,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -144,6 +143,8 @@ def run_in_root(
     Returns when the program itself ends, whatever it leaves running. Raises as `run` does, with
     the last words of its output.
     """
+    import tempfile  # not on the way of a launch
+
     words = [os.fspath(word) for word in argv]
     # A file, not a pipe: a daemon that it started would hold the pipe open.
     with tempfile.TemporaryFile() as output:

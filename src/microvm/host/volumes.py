@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import secrets
 import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -121,7 +120,7 @@ def _create(volume: VolumePlan, path: Path) -> None:
     try:
         target = path.resolve()  # a symbolic link that leads nowhere yet says where to make it
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".volume.{secrets.token_hex(4)}")
+        draft = target.with_name(f".volume.{os.urandom(4).hex()}")
         try:
             _draw_up(volume, draft)
             if volume.root:  # it speaks of an image that is gone

@@ -20,11 +20,16 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(USAGE)
         return 2
     try:
-        return _VERBS[words[0]](Path(words[1]).resolve(), words[2:])
+        return _VERBS[words[0]](_runner(Path(words[1]).resolve()), words[2:])
     except MicroVMError as error:
         hint = f"\n  {error.hint}" if error.hint else ""
         sys.stderr.write(f"microvm-launch: {error}{hint}\n")
         return error.exit_code
+
+
+def _runner(path: Path) -> Path:
+    """Return the runner's directory; its scripts name themselves."""
+    return path.parent.parent if path.is_file() else path
 
 
 def _plan(runner_dir: Path) -> LaunchPlan:

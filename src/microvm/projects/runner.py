@@ -14,9 +14,9 @@ from microvm.store import Store, item_name
 
 _SCRIPT = """\
 #!/bin/sh
-exec "${{MICROVM_LAUNCHER:-microvm-launch}}" {verb} "$(dirname "$(readlink -f "$0")")/.." "$@"
+exec "${{MICROVM_LAUNCHER:-microvm-launch}}" {verb} "$0" "$@"
 """
-LAYOUT = 1
+LAYOUT = 2
 
 
 def write(name: str, microvm: MicroVM, system: GuestSystem, store: Store) -> str:
