@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 
 SBIN = os.pathsep.join(("/usr/sbin", "/sbin"))
+
+# A shell's background job and nohup start us with these ignored, and so would every child of ours.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 class CommandLine:
@@ -26,6 +32,7 @@ class CommandLine:
             "TMPDIR": str(home),
             "TERM": "dumb",
         }
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def command(self, *arguments: str) -> list[str]:
         return [str(self.program), *arguments]
@@ -52,7 +59,7 @@ class CommandLine:
         )
 
     def start(self, *arguments: str, **options: object) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*arguments),
             env=self.env,
             stdin=subprocess.DEVNULL,
@@ -60,6 +67,18 @@ class CommandLine:
             stderr=subprocess.STDOUT,
             **options,
         )
+        self._started.append(process)
+        return process
+
+    def end_all(self) -> None:
+        """End what a failed test left running, so that it disturbs no other."""
+        while self._started:
+            process = self._started.pop()
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +97,19 @@ def mirror() -> str | None:
 @pytest.fixture(scope="session")
 def microvm_cli(guest_store, tmp_path_factory) -> CommandLine:
     return CommandLine(guest_store, tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test(microvm_cli) -> Iterator[None]:
+    yield
+    microvm_cli.end_all()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.fixture

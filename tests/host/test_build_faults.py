@@ -113,12 +113,14 @@ def test_a_build_killed_at_each_system_call_of_our_own_process_can_be_repeated(
         pytest.fail("the build makes more calls than the test tries")
 
 
-def test_commands_of_a_project_reach_no_server_and_no_file_of_the_host(base, microvm_cli, tmp_path):
+def test_commands_of_a_project_reach_no_server_and_no_file_of_the_host(
+    base, microvm_cli, free_port, tmp_path
+):
     secret = tmp_path / "secret"
     secret.write_text("of the host")
     secret.chmod(0o644)
     server = subprocess.Popen(
-        ["python3", "-m", "http.server", "--bind", "127.0.0.1", "18099"],
+        ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(free_port)],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -126,7 +128,7 @@ def test_commands_of_a_project_reach_no_server_and_no_file_of_the_host(base, mic
     try:
         extra = f"""
 system.run = [
-  "! perl -MSocket -e 'socket S,2,1,0; exit !connect S, sockaddr_in 18099, INADDR_LOOPBACK'",
+  "! perl -MSocket -e 'socket S,2,1,0; exit !connect S, sockaddr_in {free_port}, INADDR_LOOPBACK'",
   "! cat {secret}",
   "! touch {tmp_path}/written",
   "! mount -t proc proc /mnt || ! cat /mnt/1/root{secret}",
