@@ -43,7 +43,7 @@ vm: setup
 	$(PYTEST) tests/host tests/vm
 
 test-fresh: setup
-	$(PYTEST) tests/fresh
+	$(PYTEST) -s tests/fresh
 
 # ARGS: `--only boot`, `--quick`; see `python -m bench --help`.
 bench: setup
