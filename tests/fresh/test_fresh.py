@@ -153,7 +153,8 @@ def test_make_run_boots_the_first_example(machine):
 def test_set_up_is_quick_when_nothing_is_missing(machine):
     began = time.monotonic()
     status, said = machine.run("make", "setup", timeout=300)
-    assert (status, said) == (0, "")
+    assert status == 0, said
+    assert "setup:" not in said
     assert time.monotonic() - began < 20
 
 
@@ -224,7 +225,8 @@ def test_an_ordinary_user_boots_it_too_given_sub_uids(machine):
 
 
 def test_make_test_passes_and_tells_what_was_skipped(machine):
-    status, said = machine.run("make", "test", timeout=10000)
+    user = ("--setenv=MICROVM_TEST_USER=ann",)
+    status, said = machine.run("make", "test", timeout=10000, options=user)
     assert status == 0, said[-12000:]
     passed, _, skipped = said.rpartition("what was skipped and why")
     assert " passed" in passed + skipped

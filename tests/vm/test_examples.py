@@ -80,19 +80,17 @@ def test_python_declares_three(microvm_cli):
     assert ran.stdout == "This is number 3 of three.\n"
 
 
-def test_web_serves_a_page_that_stays_on_its_volume(microvm_cli, example, free_port):
+def test_web_serves_a_page_that_stays_on_its_volume(microvm_cli, example):
     import signal
 
     project = example("web")
-    process = microvm_cli.start(
-        "run", str(project), "--set", f"forward_ports.0.host.port={free_port}"
-    )
+    process = microvm_cli.start("run", str(project), "--set", "forward_ports.0.host.port=18080")
     os.set_blocking(process.stdout.fileno(), False)
     page = b""
     deadline = time.monotonic() + 400
     while not page and time.monotonic() < deadline and process.poll() is None:
         try:
-            page = urllib.request.urlopen(f"http://127.0.0.1:{free_port}/", timeout=5).read()
+            page = urllib.request.urlopen("http://127.0.0.1:18080/", timeout=5).read()
         except (urllib.error.URLError, OSError):
             time.sleep(1)
         process.stdout.read()  # keeps the pipe from filling up
