@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -256,8 +257,6 @@ def test_a_reader_that_goes_away_is_no_error(microvm_cli):
 
 def test_an_interrupted_build_ends_soon_and_leaves_nothing(microvm_cli, project, tmp_path):
     # A mirror that takes the connection and never answers.
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         where = project(f'[microvms.a.system]\nmirror = "http://127.0.0.1:{port}/debian"\n')
@@ -272,6 +271,24 @@ def test_an_interrupted_build_ends_soon_and_leaves_nothing(microvm_cli, project,
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert list((store / ".tmp").iterdir()) == []
+
+
+def test_a_run_that_nohup_started_outlives_its_terminal(microvm_cli, project, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        where = project(f'[microvms.a.system]\nmirror = "http://127.0.0.1:{port}/debian"\n')
+        argv = ["nohup", *microvm_cli.command("build", where, "--store", str(tmp_path / "store"))]
+        process = subprocess.Popen(
+            argv, env=microvm_cli.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        connection, _ = server.accept()
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(4)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(100) == 128 + signal.SIGTERM
+        connection.close()
 
 
 def test_the_version_is_the_packages(cli):

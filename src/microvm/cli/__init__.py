@@ -129,7 +129,8 @@ def _verb(words: Sequence[str]) -> str:
 
 def _carry_out(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _ended)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's word counts
+            signal.signal(number, _ended)
     try:
         status: int = importlib.import_module(f"microvm.cli.{args.verb}").main(args)
         sys.stdout.flush()

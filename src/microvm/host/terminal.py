@@ -56,13 +56,17 @@ def open_console() -> tuple[int, int]:
 
 @contextmanager
 def caught_signals(*numbers: signal.Signals) -> Iterator[int]:
-    """Turn signals into bytes: yields a descriptor from which their numbers are read."""
+    """Turn signals into bytes: yields a descriptor from which their numbers are read.
+
+    Those that we were started to ignore, as nohup and background jobs are, stay ignored.
+    """
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def note(number: int, frame: FrameType | None) -> None:
         os.write(write, bytes([number]))
 
-    before = {number: signal.signal(number, note) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield read
     finally:
