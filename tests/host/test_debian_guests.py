@@ -465,11 +465,13 @@ mkdir q(/opt/jail); chroot q(/opt/jail) or die; chdir q(..) for 1 .. 40; chroot 
 exit 3 if -e q({secret}); open my $out, q(>), q({directory}/written); exit 0'"""
 
 
-def test_commands_cannot_leave_the_root_even_as_its_root(make, tmp_path):
+def test_commands_cannot_leave_the_root_even_as_its_root(make, tmp_path, tmp_path_factory):
     secret = tmp_path / "secret"
     secret.write_text("of the host")
-    for directory in (tmp_path, *tmp_path.parents[:-2]):
-        directory.chmod(0o755)
+    ours = tmp_path_factory.getbasetemp().parent
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.is_relative_to(ours):
+            directory.chmod(0o755)
     tmp_path.chmod(0o777)
     make(
         declare(
@@ -478,7 +480,8 @@ def test_commands_cannot_leave_the_root_even_as_its_root(make, tmp_path):
                 f"test ! -e /proc/1/root{secret}",
                 f"! ls /proc/1/cwd{secret} /proc/1/fd",
                 ESCAPE.replace("{secret}", str(secret)).replace("{directory}", str(tmp_path)),
-                f"mkdir /opt/p; mount -t proc proc /opt/p && test ! -e /opt/p/1/root{secret}",
+                # A host that is a container may refuse the mount.
+                f"mkdir /opt/p; ! mount -t proc proc /opt/p || test ! -e /opt/p/1/root{secret}",
                 "! kill -9 1; kill -9 -1 || true",
             )
         )
