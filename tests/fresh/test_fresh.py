@@ -20,7 +20,12 @@ BUNDLE = "/etc/test-certificates.pem"
 """Certificates of this host, where it has ones of its own; a package's update can't take them."""
 CLONE = "/root/microvm"
 ODD = "/srv/a checkout & more"
-PERSON = "ann:x:1000:1000:Ann:/home/ann:/bin/bash\n"
+PERSON = {
+    "passwd": "ann:x:1000:1000:Ann:/home/ann:/bin/bash\n",
+    "group": "ann:x:1000:\n",
+    "shadow": "ann:!:20000:0:99999:7:::\n",
+}
+"""A base has no useradd: what that would add."""
 NO_SETTINGS = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 
 
@@ -123,8 +128,10 @@ def machine(request, tmp_path_factory):
     subprocess.run(command, check=True, timeout=1200)
     made = Machine(root, place)
     made.clone(CLONE)
-    with (root / "etc/passwd").open("a") as accounts:
-        accounts.write(PERSON)
+    for table, line in PERSON.items():
+        path = root / "etc" / table
+        if path.exists():  # Debian 13's base has no shadow; the package that brings it fills it
+            path.write_text(path.read_text() + line)
     made.clone("/home/ann/microvm", owner=1000)
     yield made
     shutil.rmtree(root)
