@@ -194,7 +194,9 @@ def test_packages_of_defaults_and_microvm_add_up_and_tables_merge():
     assert merged == {"mem": 1, "system": {"packages": ["a", "b"], "release": "x"}}
 
 
-@pytest.mark.parametrize("text", ["git+ftp://x/y", "git+https://x/y?rev=1", "a#B", "./nosuch#a"])
+@pytest.mark.parametrize(
+    "text", ["git+ftp://x/y", "git+https://x/y?rev=1", "a#B", "./nosuch#a", "~nosuchuser/x#a"]
+)
 def test_references_that_can_mean_nothing_are_refused(text):
     with pytest.raises(SpecError):
         reference.parse(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from microvm.errors import DeadlineExceeded, HostError, MicroVMError
-from microvm.host import files, process
+from microvm.host import files, places, process
 from microvm.model.facts import Accelerator, Program
 
 KVM = Path("/dev/kvm")
@@ -33,7 +33,10 @@ def cache_dir() -> Path:
     """Return the directory for what can be found out again."""
     if os.geteuid() == 0:
         return Path("/var/cache/microvm")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "microvm"
+    try:
+        return places.user_directory("XDG_CACHE_HOME", ".cache") / "microvm"
+    except HostError:
+        return Path("/var/cache/microvm")  # can't be written: a user without a home caches nothing
 
 
 def program(

@@ -4,13 +4,13 @@ import hashlib
 import os
 from pathlib import Path
 
+from microvm.host import places
 from microvm.projects.project import Project
 
 
 def home() -> Path:
     """Return `microvm` in the XDG state directory."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local/state") / "microvm"
+    return places.user_directory("XDG_STATE_HOME", ".local/state") / "microvm"
 
 
 def project_dir(project: Project) -> Path:

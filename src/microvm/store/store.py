@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from microvm.errors import StateError
-from microvm.host import files, namespace
+from microvm.host import files, namespace, places
 from microvm.host.namespace import IdRange
 from microvm.model.progress import Event, Progress, silent
 from microvm.store import collect, contents
@@ -36,8 +36,7 @@ def default_path() -> Path:
         return Path(named).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/microvm/store")
-    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
-    return Path(data) / "microvm/store"
+    return places.user_directory("XDG_DATA_HOME", ".local/share") / "microvm/store"
 
 
 class Store:

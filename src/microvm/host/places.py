@@ -1,0 +1,29 @@
+"""Where a user's own files lie."""
+
+import os
+import pwd
+from pathlib import Path
+
+from microvm.errors import HostError
+
+
+def user_directory(variable: str, below_home: str) -> Path:
+    """Return what an XDG variable names, else its place below the home. Raises `HostError`."""
+    named = Path(os.environ.get(variable, ""))
+    if named.is_absolute():  # the XDG specification has others ignored
+        return named
+    home = os.environ.get("HOME") or _home_of_account()
+    if not Path(home).is_absolute():
+        said = f"HOME is {home!r}" if home else "HOME is not set, and /etc/passwd knows none"
+        raise HostError(
+            f"could not find the home directory of user {os.geteuid()}: {said}",
+            hint=f"set HOME, or {variable}, to a directory that this user may write",
+        )
+    return Path(home) / below_home
+
+
+def _home_of_account() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return ""
