@@ -42,7 +42,8 @@ unit: setup
 vm: setup
 	$(PYTEST) tests/host tests/vm
 
-test-fresh: setup
+test-fresh:
+	@sh tools/setup $(VENV) systemd-container
 	$(PYTEST) -s tests/fresh
 
 # ARGS: `--only boot`, `--quick`; see `python -m bench --help`.
