@@ -126,10 +126,13 @@ def rich_root(rich, store, tmp_path_factory):
             target.mkdir()
             image = store.item(layer.image) / "image"
             done = subprocess.run(
-                ["mount", "-t", layer.kind, "-o", "loop,ro", image, target], check=False
+                ["mount", "-t", layer.kind, "-o", "loop,ro", image, target],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode != 0:
-                pytest.skip(f"this host can't mount {layer.kind}")
+                pytest.skip(f"this host can't mount {layer.kind}: {done.stderr.strip()}")
             mounted.append(target)
         merged = directory / "merged"
         merged.mkdir()
