@@ -152,6 +152,12 @@ def test_without_a_console_nothing_tells_that_it_is_up(microvm_cli, project):
     assert "qemu.serial_console" in ran.stderr
 
 
+def test_a_guest_that_does_not_shut_down_in_its_time_is_told(microvm_cli):
+    ran = microvm_cli("run", "--stop-timeout", "0.1", "--until-up", "examples#hello", timeout=500)
+    assert ran.returncode == 1
+    assert "the guest did not shut down within 0.1 s and was killed" in ran.stderr
+
+
 def test_a_panic_is_told_as_one(microvm_cli):
     crash = "echo c >/proc/sysrq-trigger"
     ran = microvm_cli("run", "examples#hello", "--", "sh", "-c", crash, timeout=300)

@@ -38,6 +38,13 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="time until the guest is up (default 300)",
     )
+    parser.add_argument(
+        "--stop-timeout",
+        type=float,
+        default=90.0,
+        metavar="SECONDS",
+        help="time for a clean shutdown, before the guest is killed (default 90)",
+    )
     parser.add_argument("--until-up", action="store_true", help="shut the guest down once it is up")
     parser.add_argument(
         "--reset-root", action="store_true", help="make a root volume anew; its contents are lost"
@@ -53,6 +60,7 @@ def main(args: Namespace) -> int:
         reset_root=args.reset_root,
         timeout_s=args.timeout,
         up_timeout_s=args.boot_timeout,
+        stop_timeout_s=args.stop_timeout,
         until_up=args.until_up,
         say=_say if not args.command else _quiet,
     )

@@ -32,6 +32,8 @@ class Options:
     """Time for all of it."""
     up_timeout_s: float = session.UP_TIMEOUT_S
     """Time until the guest is up."""
+    stop_timeout_s: float = session.STOP_TIMEOUT_S
+    """Time for a clean shutdown, before the guest is killed."""
     until_up: bool = False
     """Shut the guest down cleanly once it is up."""
     say: Callable[[str], None] = lambda text: None
@@ -72,6 +74,7 @@ def foreground(
             until_up=options.until_up,
             interactive=interactive and plan.console,
             up_timeout_s=options.up_timeout_s,
+            stop_timeout_s=options.stop_timeout_s,
             whole=Deadline(options.timeout_s) if options.timeout_s else None,
             say=options.say,
         )

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from microvm.errors import MicroVMError
@@ -19,9 +19,11 @@ from microvm.launch.job import JobStream
 from microvm.model.plan import LaunchPlan
 
 UP_TIMEOUT_S = 300.0
-SHUTDOWN_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 90.0
+"""As long as systemd gives a guest's service to stop."""
 SECOND_TRY_S = 3.0
-"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del."""
+"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del, and that
+is pressed again: a guest that boots hears neither."""
 HELPER_GRACE_S = 2.0
 """A helper ends when its VMM does; one that the VMM outlives by this much has failed."""
 ANSWER_S = 1.0
@@ -52,6 +54,7 @@ class Goal:
     interactive: bool
     """Whether a person has the console at a terminal."""
     up_timeout_s: float
+    stop_timeout_s: float
     whole: Deadline | None
     say: Callable[[str], None]
 
@@ -71,6 +74,9 @@ class Session:
         self._pressed = False
         self._signals = 0
         self._stopping: Deadline | None = None
+        self._next_try: Deadline | None = None
+        self._cut_short = False
+        self._overdue = False
         self._helper_ended: Deadline | None = None
         self._fates = ""
         self._ended_by: Outcome | None = None
@@ -106,7 +112,7 @@ class Session:
                 self._goal.say(f"{self._plan.name}: {keys.HELP}")
             self._loop(vmm, running, ours, signals)
             self._finish(signals)
-        return self._verdict()
+        return self._told_overdue(self._verdict())
 
     def _loop(
         self, vmm: Process, running: list[helpers.Running], console: int, signals: int
@@ -236,7 +242,7 @@ class Session:
                 break
             del job.outgoing[:count]
         if job.ended and self._stopping is None:
-            self._stopping = Deadline(SHUTDOWN_TIMEOUT_S)
+            self._stopping = Deadline(self._goal.stop_timeout_s)
 
     def _flush(self, typed: Outlet) -> None:
         for out in (*self._out.values(), typed):
@@ -280,7 +286,7 @@ class Session:
     def _stop(self) -> None:
         """Ask the guest to shut down; the loop goes on until it has, or its time is over."""
         if self._stopping is None:
-            self._stopping = Deadline(SHUTDOWN_TIMEOUT_S)
+            self._stopping = Deadline(self._goal.stop_timeout_s)
             self._press(power_button=True)
 
     def _press(self, *, power_button: bool) -> None:
@@ -293,6 +299,7 @@ class Session:
     def _end(self, outcome: Outcome) -> None:
         self._ended_by = outcome
         self._stopping = Deadline(0)
+        self._cut_short = True
 
     def _must_end(self) -> bool:
         if self._goal.whole and self._goal.whole.expired:
@@ -307,12 +314,18 @@ class Session:
             return True
         if self._stopping is None:
             return False
-        job_ended = self._job is not None and self._job.ended
-        if self._stopping.left() < SHUTDOWN_TIMEOUT_S - SECOND_TRY_S and not self._pressed:
-            self._pressed = True
-            if not job_ended:
-                self._press(power_button=False)
+        self._press_again()
+        self._overdue = self._stopping.expired and not self._cut_short
         return self._stopping.expired
+
+    def _press_again(self) -> None:
+        if self._next_try is None:
+            self._next_try = Deadline(SECOND_TRY_S)
+        elif self._next_try.expired:
+            self._next_try = Deadline(SECOND_TRY_S)
+            self._pressed = True
+            if not (self._job and self._job.ended):
+                self._press(power_button=False)
 
     def _take_events(self) -> None:
         for event in self._qmp.drain() if self._qmp else ():
@@ -337,6 +350,17 @@ class Session:
         if self._console.failed is not None:
             return self._failure(f"the guest can't go on: {self._console.failed}")
         return self._guests_verdict()
+
+    def _told_overdue(self, outcome: Outcome | None) -> Outcome | None:
+        """Add that the guest was asked to shut down and did not, within its time."""
+        if not self._overdue:
+            return outcome
+        seconds = f"{self._goal.stop_timeout_s:g}"
+        late = f"the guest did not shut down within {seconds} s and was killed"
+        job_ended = self._job is not None and self._job.ended
+        if outcome is None or (outcome.exit_code == 0 and not job_ended):
+            return self._failure(late)
+        return replace(outcome, reason=f"{outcome.reason}; {late}")
 
     def _guests_verdict(self) -> Outcome | None:
         """Say how the guest ended, when nobody else ended it."""
