@@ -79,7 +79,7 @@ def test_a_file_that_no_python_reads_is_told(project):
         ("system=DebianSystem(hostname='\\udc80')", "system.hostname", "not Unicode text"),
         (
             "system=DebianSystem(files={'/a': File(text='\\udc80')})",
-            "system.files./a.text",
+            "system.files.'/a'.text",
             "not Unicode",
         ),
         ("system=DebianSystem(files={5: File(text='')})", "system.files.5", "5 is not a text"),

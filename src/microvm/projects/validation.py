@@ -50,13 +50,22 @@ def valid_part(table: Mapping[str, Any], where: str) -> tuple[Part | None, list[
 def _validated(table: Mapping[str, Any]) -> MicroVM:
     """Raise `ValidationError`. JSON is validated strictly: lists and tables are its own types."""
     try:
-        return adapter().validate_json(json.dumps(table), strict=True)
-    except (TypeError, ValueError, RecursionError) as error:
-        if not isinstance(error, ValidationError):
-            return adapter().validate_python(dict(table), strict=False)
-        if any(detail["type"] == "json_invalid" for detail in error.errors()):
-            return adapter().validate_python(dict(table), strict=False)
-        raise
+        text = json.dumps(table) if _has_texts_as_keys(table) else ""
+        return adapter().validate_json(text, strict=True)
+    except ValidationError as error:
+        if all(detail["type"] != "json_invalid" for detail in error.errors()):
+            raise
+    except (TypeError, ValueError, RecursionError):
+        pass
+    # A date, a lone surrogate, an object of a project's own: no JSON, and no value of the model.
+    return adapter().validate_python(dict(table), strict=False)
+
+
+def _has_texts_as_keys(value: Any) -> bool:
+    """Return whether it has no other keys, which JSON would turn into texts."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_texts_as_keys(value[key]) for key in value)
+    return not isinstance(value, list | tuple) or all(map(_has_texts_as_keys, value))
 
 
 def _at(where: str, path: Where) -> str:
