@@ -73,19 +73,23 @@ def lines(text: str) -> dict[tuple[str, ...], int]:
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), 1):
         if match := _HEADER.match(line):
-            table = _resolve(_parts(match["path"]), counts, new=line.lstrip().startswith("[["))
-            found.setdefault(table, number)
+            path = table = _resolve(
+                _parts(match["path"]), counts, new=line.lstrip().startswith("[[")
+            )
         elif match := _KEY.match(line):
-            found.setdefault((*table, *_parts(match["path"])), number)
+            path = (*table, *_parts(match["path"]))
+        else:
+            continue
+        for size in range(1, len(path) + 1):
+            found.setdefault(path[:size], number)  # a table is where its first key is
     return found
 
 
 def line_of(found: dict[tuple[str, ...], int], path: tuple[str, ...]) -> int | None:
-    """Return the line of a path, of the first thing in it, or of its nearest parent."""
+    """Return the line of a path or of its nearest parent."""
     while path:
-        inside = [line for key, line in found.items() if key[: len(path)] == path]
-        if inside:
-            return min(inside)
+        if path in found:
+            return found[path]
         path = path[:-1]
     return None
 
