@@ -6,10 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from command_line import CommandLine, UserCommandLine, copy_program
 
 SBIN = os.pathsep.join(("/usr/sbin", "/sbin"))
 
@@ -17,68 +20,6 @@ SBIN = os.pathsep.join(("/usr/sbin", "/sbin"))
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
-
-
-class CommandLine:
-    """Runs `microvm` as a user does: as a process of its own."""
-
-    def __init__(self, store: Path, home: Path) -> None:
-        self.store = store
-        self.program = Path(sys.executable).with_name("microvm")
-        self.env: Mapping[str, str] = {
-            **os.environ,
-            "MICROVM_STORE": str(store),
-            "XDG_STATE_HOME": str(home / "state"),
-            "TMPDIR": str(home),
-            "TERM": "dumb",
-        }
-        self._started: list[subprocess.Popen[bytes]] = []
-
-    def command(self, *arguments: str) -> list[str]:
-        return [str(self.program), *arguments]
-
-    def __call__(
-        self,
-        *arguments: str,
-        timeout: float = 300,
-        cwd: Path | None = None,
-        input: bytes = b"",
-        extra: Mapping[str, str] | None = None,
-    ) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            self.command(*arguments),
-            env={**self.env, **(extra or {})},
-            cwd=cwd,
-            input=input,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-        return subprocess.CompletedProcess(
-            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-        )
-
-    def start(self, *arguments: str, **options: object) -> "subprocess.Popen[bytes]":
-        process = subprocess.Popen(
-            self.command(*arguments),
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            **options,
-        )
-        self._started.append(process)
-        return process
-
-    def end_all(self) -> None:
-        """End what a failed test left running, so that it disturbs no other."""
-        while self._started:
-            process = self._started.pop()
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +51,46 @@ def free_port() -> int:
     """A TCP port of the loopback that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def user_cli(guest_store) -> Iterator[UserCommandLine]:
+    """The command line of the user that MICROVM_TEST_USER names; `.ci/run` makes one."""
+    name = os.environ.get("MICROVM_TEST_USER", "")
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become another user")
+    tables = [path for path in map(Path, ("/etc/subuid", "/etc/subgid")) if path.exists()]
+    if not name or not all(f"{name}:" in table.read_text() for table in tables) or not tables:
+        pytest.skip("MICROVM_TEST_USER names no user with sub-uids")
+    # By another program than ours, which a test may find broken.
+    trial = ["runuser", "-u", name, "--", "unshare", "--user", "--map-auto", "--map-root-user"]
+    tried = subprocess.run([*trial, "true"], capture_output=True, text=True, cwd="/", check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"no user namespaces for ordinary users here: {tried.stderr.strip()}")
+    if _system_python() != sys.version_info[:2]:
+        pytest.skip("/usr/bin/python3 is not the version that the packages are for")
+    # Not in its home: what a killed run leaves there would stay.
+    home = Path(tempfile.mkdtemp(prefix="microvm-test-user-", dir="/var/tmp"))
+    try:
+        copy_program(home / "lib")
+        packages = home / "store/.packages"
+        packages.mkdir(parents=True)
+        for package in (guest_store / ".packages").glob("*.deb"):
+            shutil.copyfile(package, packages / package.name)
+        cli = UserCommandLine(name, home)
+        cli.own(home)
+        yield cli
+    finally:
+        shutil.rmtree(home)
+
+
+def _system_python() -> tuple[int, ...]:
+    code = "import sys; print(*sys.version_info[:2])"
+    try:
+        done = subprocess.run(["/usr/bin/python3", "-c", code], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ()
+    return tuple(map(int, done.stdout.split()))
 
 
 @pytest.fixture

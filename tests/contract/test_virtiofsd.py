@@ -158,6 +158,6 @@ def test_the_c_one_reads_the_path_that_was_meant(name, tool, tmp_path):
     argv = virtiofsd(program, SHARE, source, VirtiofsdOptions(), mapped=True)
     # It is not there: virtiofsd says which one it looked for.
     done = subprocess.run(
-        [*argv, f"--socket-path={tmp_path}/sock"], capture_output=True, check=False, timeout=10
+        [*argv, f"--socket-path={tmp_path}/sock"], capture_output=True, check=False, timeout=50
     )
     assert f'"{source}"' in done.stderr.decode()

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.host
 
 CODE = """
 import os, sys
-from microvm.host.namespace import IdRange, become_mapped
+from microvm.host.mapped import become_mapped
+from microvm.host.namespace import IdRange
 inside = "import os; os.setgroups([]); open('root', 'w'); os.setuid(33); open('other', 'w')"
 inside = f"import os; os.chdir({os.getcwd()!r}); {inside}"
 ids = IdRange(os.geteuid(), os.getegid(), 1)

@@ -18,7 +18,7 @@ from microvm.model.guest import GuestSystem, Layer
 from microvm.model.runner import Runner
 from microvm.model.system import DebianSystem
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.timeout(180)]
 
 ODD_NAMES = [
     "-x,readonly", "a,file=b", ",", "a,,b", "two words", "nbd:localhost:1", "json:{}", "fat:x",
@@ -85,7 +85,7 @@ def test_qemu_opens_what_was_declared(name, options, tmp_path, tool):
         assert opened == {"layer0": str(tmp_path / "store/image/image"), "volume0": name}
         qmp.call("quit")
         qmp.close()
-        assert qemu.wait(10) == 0
+        assert qemu.wait(60) == 0
     finally:
         qemu.kill()
         qemu.wait()
@@ -93,7 +93,7 @@ def test_qemu_opens_what_was_declared(name, options, tmp_path, tool):
 
 
 def wait_for(path, qemu, log):
-    deadline = Deadline(10)
+    deadline = Deadline(60)
     while not deadline.expired:
         try:
             return Qmp(path)

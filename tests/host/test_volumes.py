@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from microvm.errors import CommandFailed, HostError, MicroVMError, StateError
+from microvm.errors import HostError, MicroVMError, StateError
 from microvm.host import superblock, volumes
 from microvm.model.plan import LaunchPlan, VolumePlan
 
@@ -141,7 +141,7 @@ def test_a_mkfs_that_fails_or_makes_something_else_leaves_nothing(arguments, sai
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs", "vfat"])
 def test_without_room_nothing_half_written_stays(fs_type, small, tool):
     tool(f"mkfs.{fs_type}")
-    with pytest.raises(CommandFailed, match="format the volume") as failure:
+    with pytest.raises(HostError, match="format the volume") as failure:
         make(small, volume(fs_type=fs_type))
     assert "no room left" in failure.value.hint
     assert list(small.iterdir()) == []

@@ -13,6 +13,8 @@ import pytest
 
 from microvm.cli import VERBS
 
+pytestmark = pytest.mark.timeout(300)
+
 GOOD = "[microvms.web]\nmem = 256\n[microvms.db]\nmem = 128\n"
 
 
@@ -20,7 +22,7 @@ GOOD = "[microvms.web]\nmem = 256\n[microvms.db]\nmem = 128\n"
 def cli(microvm_cli, tmp_path):
     def run(*arguments, **options):
         store = {} if "--store" in arguments else {"MICROVM_STORE": str(tmp_path / "store")}
-        return microvm_cli(*arguments, extra=store, timeout=60, **options)
+        return microvm_cli(*arguments, extra=store, timeout=120, **options)
 
     return run
 
@@ -252,7 +254,7 @@ def test_bash_completes_what_options_take(cli, project, tmp_path, typed, offered
 def test_a_reader_that_goes_away_is_no_error(microvm_cli):
     process = microvm_cli.start("schema")
     process.stdout.close()
-    assert process.wait(30) == 141
+    assert process.wait(120) == 141
 
 
 def test_an_interrupted_build_ends_soon_and_leaves_nothing(microvm_cli, project, tmp_path):
@@ -265,7 +267,7 @@ def test_an_interrupted_build_ends_soon_and_leaves_nothing(microvm_cli, project,
         connection, _ = server.accept()
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
-        said = process.communicate(timeout=30)[0].decode()
+        said = process.communicate(timeout=120)[0].decode()
         connection.close()
     assert time.monotonic() - began < 5
     assert process.returncode == 130, said

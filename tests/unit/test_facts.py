@@ -12,7 +12,7 @@ from microvm.model.facts import Program
 
 WORKS = "echo 'Linux version 6.12'"
 FAILS = "echo 'ioctl(KVM_CREATE_VM) failed: 16' >&2; exit 1"
-HANGS = "exec sleep 30"
+HANGS = "exec sleep 600"
 BUSY_ONCE = f'[ "$(wc -l <"$0.calls")" -gt 1 ] || {HANGS}; {WORKS}'
 
 
@@ -43,7 +43,7 @@ KERNEL = Path("/store/kernel/vmlinuz")
 
 
 def verdict(trials, program, kernel=KERNEL):
-    return trials.known(program, kernel) or trials.verdict(program, kernel, (0.5, 5.0))
+    return trials.known(program, kernel) or trials.verdict(program, kernel, (20.0, 20.0))
 
 
 def test_a_kernel_that_runs_is_remembered_for_all_kernels(trials, qemu):
@@ -64,15 +64,15 @@ def test_a_kernel_that_does_not_run_speaks_for_itself_alone(trials, qemu):
 
 def test_a_trial_that_met_a_busy_host_is_repeated_before_anything_is_remembered(trials, qemu):
     program = qemu(BUSY_ONCE)
-    assert verdict(trials, program) == Verdict(None)
+    assert trials.verdict(program, KERNEL, (2.0, 20.0)) == Verdict(None)
     assert calls(program) == 2
     assert trials.known(program, KERNEL) == Verdict(None)
 
 
 def test_a_kernel_that_never_boots_is_tried_twice_and_then_no_more(trials, qemu):
     program = qemu(HANGS)
-    found = trials.verdict(program, KERNEL, (0.1, 0.2))
-    assert "no boot within 0.2 s" in found.obstacle
+    found = trials.verdict(program, KERNEL, (1.9, 2.0))
+    assert "no boot within 2 s" in found.obstacle
     assert calls(program) == 2
     assert trials.known(program, KERNEL) == found
 

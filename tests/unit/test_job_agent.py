@@ -55,7 +55,7 @@ class Job:
         if readable:
             self.stream.receive(self.link.recv(65536))
 
-    def until(self, done, limit_s: float = 15) -> None:
+    def until(self, done, limit_s: float = 45) -> None:
         end = time.monotonic() + limit_s
         while not done():
             assert time.monotonic() < end, bytes(self.written[2])
@@ -115,7 +115,7 @@ def test_a_job_killed_by_a_signal_has_128_and_its_number():
 
 
 def test_signals_reach_the_job_and_what_it_started():
-    with Job("sh", "-c", "echo ready; sleep 60") as job:
+    with Job("sh", "-c", "echo ready; sleep 600") as job:
         job.until(lambda: bool(job.written[1]))
         job.stream.signal(signal.SIGTERM)
         assert job.finish() == 128 + signal.SIGTERM
@@ -166,9 +166,9 @@ def test_the_job_has_no_open_descriptors_of_the_agent():
 
 def test_what_a_job_leaves_behind_does_not_keep_it_from_ending():
     began = time.monotonic()
-    status, out, _ = run("sh", "-c", "sleep 30 & echo done")
+    status, out, _ = run("sh", "-c", "sleep 600 & echo done")
     assert (status, out) == (0, b"done\n")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
 
 
 def test_frames_that_arrive_byte_by_byte_are_understood():

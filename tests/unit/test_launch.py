@@ -57,7 +57,7 @@ class Guest:
         self.output[descriptor] += data
 
     def run(self, data=b""):
-        self.link.settimeout(10)
+        self.link.settimeout(45)
         pending, ended = data, False
         while not self.job.ended:
             received = self.link.recv(65536)
@@ -75,9 +75,9 @@ class Guest:
                     del self.job.outgoing[:count]
                 except BlockingIOError:
                     pass
-                self.link.settimeout(10)
+                self.link.settimeout(45)
         self.link.close()
-        self.process.wait(10)
+        self.process.wait(45)
         return self.job
 
 

@@ -54,12 +54,12 @@ def qemu(tmp_path):
         path, wrong, listener = tmp_path / "qmp.sock", [], socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
         listener.listen(1)
-        listener.settimeout(10)
+        listener.settimeout(45)
 
         def work():
             try:
                 connection, _ = listener.accept()
-                connection.settimeout(10)
+                connection.settimeout(45)
                 peer = Peer(connection)
                 with connection, peer.received:
                     behaviour(peer)
@@ -71,7 +71,7 @@ def qemu(tmp_path):
         try:
             yield path
         finally:
-            thread.join(10)
+            thread.join(45)
             listener.close()
         assert not wrong, wrong
         assert not thread.is_alive()
@@ -142,7 +142,7 @@ def test_an_event_that_comes_unasked_is_seen_without_waiting(qemu):
         peer.send({"event": "STOP"})
 
     with qemu(behaviour) as path, connected(path) as qmp:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 45
         found = []
         while len(found) < 2 and time.monotonic() < deadline:
             found += qmp.drain()
@@ -169,11 +169,11 @@ def test_the_late_answer_to_a_call_given_up_is_not_taken_for_the_next_one(qemu):
     def behaviour(peer):
         peer.greet()
         first = peer.take()["id"]
-        given_up.wait(10)
+        given_up.wait(45)
         peer.send({"return": "late", "id": first})
         peer.answer("in time")
 
-    with qemu(behaviour) as path, connected(path, timeout_s=0.3) as qmp:
+    with qemu(behaviour) as path, connected(path, timeout_s=2) as qmp:
         with pytest.raises(DeadlineExceeded, match="did not answer in time"):
             qmp.call("query-status")
         given_up.set()
@@ -219,7 +219,7 @@ def test_a_greeting_that_never_comes_ends_in_time(qemu):
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             Qmp(path, timeout_s=0.2)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
 
 
 def test_a_peer_that_trickles_does_not_stretch_the_time(qemu):
@@ -227,17 +227,17 @@ def test_a_peer_that_trickles_does_not_stretch_the_time(qemu):
         peer.greet()
         peer.take()
         try:
-            for _ in range(100):
+            for _ in range(1000):
                 peer.send(EVENT)
                 time.sleep(0.02)
         except OSError:
             return
 
-    with qemu(behaviour) as path, connected(path, timeout_s=0.3) as qmp:
+    with qemu(behaviour) as path, connected(path, timeout_s=2) as qmp:
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             qmp.call("query-status")
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 15
 
 
 def test_nobody_there_is_an_api_error(tmp_path):

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +33,11 @@ def virtiofsd(tool):
     return tool("virtiofsd")
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def test_hello_greets_and_shuts_down_cleanly(microvm_cli):
     ran = microvm_cli("run", "--until-up", "examples#hello", timeout=500)
     assert ran.returncode == 0, ran.stderr
@@ -46,6 +53,13 @@ def test_a_job_has_its_own_output_input_and_status(microvm_cli):
     )  # fmt: skip
     assert (ran.returncode, ran.stdout) == (9, "TEXT\0BYTES")
     assert ran.stderr.endswith("e\n")
+
+
+def test_an_ordinary_user_builds_and_runs(user_cli):
+    ran = user_cli("run", "examples#hello", "--", "hostname", timeout=500)
+    assert (ran.returncode, ran.stdout) == (0, "hello\n"), ran.stderr
+    assert user_cli("store", "verify").returncode == 0
+    assert user_cli("store", "gc").returncode == 0
 
 
 def test_build_box_compiles_a_directory_of_the_host(microvm_cli, example, virtiofsd):
@@ -81,21 +95,21 @@ def test_python_declares_three(microvm_cli):
 
 
 def test_web_serves_a_page_that_stays_on_its_volume(microvm_cli, example):
-    import signal
-
     project = example("web")
-    process = microvm_cli.start("run", str(project), "--set", "forward_ports.0.host.port=18080")
+    port = free_port()
+    process = microvm_cli.start("run", str(project), "--set", f"forward_ports.0.host.port={port}")
+    plain = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     os.set_blocking(process.stdout.fileno(), False)
     page = b""
     deadline = time.monotonic() + 400
     while not page and time.monotonic() < deadline and process.poll() is None:
         try:
-            page = urllib.request.urlopen("http://127.0.0.1:18080/", timeout=5).read()
+            page = plain.open(f"http://127.0.0.1:{port}/", timeout=20).read()
         except (urllib.error.URLError, OSError):
             time.sleep(1)
         process.stdout.read()  # keeps the pipe from filling up
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=90)
+    process.communicate(timeout=150)
     assert b"Hello from a MicroVM" in page
     assert process.returncode == 143
     images = list(Path(microvm_cli.env["XDG_STATE_HOME"]).rglob("www.img"))
@@ -105,18 +119,22 @@ def test_web_serves_a_page_that_stays_on_its_volume(microvm_cli, example):
 
 def test_a_second_run_of_one_machine_is_refused(microvm_cli):
     process = microvm_cli.start("run", "examples#hello")
+    state = Path(microvm_cli.env["XDG_STATE_HOME"])
     try:
-        time.sleep(3)
-        second = microvm_cli("run", "examples#hello", timeout=60)
+        deadline = time.monotonic() + 300
+        while f"{process.pid}\n" not in [path.read_text() for path in state.rglob("hello/lock")]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        second = microvm_cli("run", "examples#hello", timeout=120)
         assert second.returncode == 5
         assert "running already" in second.stderr
     finally:
         process.terminate()
-        process.communicate(timeout=90)
+        process.communicate(timeout=150)
 
 
 def test_a_guest_that_is_not_up_in_time_shows_the_end_of_its_console(microvm_cli):
-    ran = microvm_cli("run", "--boot-timeout", "1", "--until-up", "examples#hello", timeout=60)
+    ran = microvm_cli("run", "--boot-timeout", "1", "--until-up", "examples#hello", timeout=500)
     assert ran.returncode == 1
     assert "was not up within 1 s" in ran.stderr
 

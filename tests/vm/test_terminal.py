@@ -14,6 +14,29 @@ import pytest
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600), pytest.mark.usefixtures("leftovers")]
 CTRL_C, CTRL_ESCAPE = b"\x03", b"\x1d"
+PROMPT_S = 20
+"""2 s are promised, which a busy machine may not keep; a clean shutdown is given 30 s."""
+
+
+def children(pid):
+    """Return the processes that a process has started and that still run."""
+    return [
+        int(entry.name)
+        for entry in Path("/proc").glob("[0-9]*")
+        if alive(entry.name) and status(entry.name).get("PPid") == str(pid)
+    ]
+
+
+def status(pid):
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def alive(pid):
+    return status(pid).get("State", "Z")[0] not in "ZX"
 
 
 class Terminal:
@@ -86,7 +109,7 @@ def test_ctrl_c_ends_everything_until_the_guest_is_up(terminal):
     person.see("Ctrl-] then q")
     time.sleep(1)
     person.type(CTRL_C)
-    assert person.ended(within_s=2.5) == 130
+    assert person.ended(within_s=PROMPT_S) == 130
 
 
 def test_ctrl_c_reaches_the_guest_that_is_up_and_the_escape_key_shuts_it_down(terminal):
@@ -100,7 +123,7 @@ def test_ctrl_c_reaches_the_guest_that_is_up_and_the_escape_key_shuts_it_down(te
     person.type(b"echo status-$?\r")
     person.see("status-130")
     person.type(CTRL_ESCAPE + b"s")
-    assert person.ended(within_s=60) == 0
+    assert person.ended(within_s=150) == 0
     assert b"Power down" in person.seen
 
 
@@ -112,21 +135,21 @@ def test_a_reboot_starts_it_again_and_a_power_off_ends_it(terminal):
     person.see("hello is up")
     person.see("# ")
     person.type(b"poweroff\r")
-    assert person.ended(within_s=60) == 0
+    assert person.ended(within_s=150) == 0
 
 
 def test_the_escape_key_ends_it_before_it_is_up(terminal):
     person = terminal("run", "examples#hello")
     person.see("Ctrl-] then q")
     person.type(CTRL_ESCAPE + b"q")
-    assert person.ended(within_s=2.5) == 0
+    assert person.ended(within_s=PROMPT_S) == 0
 
 
 def test_a_terminal_that_goes_away_shuts_the_guest_down(terminal):
     person = terminal("run", "examples#hello")
     person.see("# ")
     person.process.send_signal(signal.SIGHUP)
-    assert person.ended(within_s=60) == 129
+    assert person.ended(within_s=150) == 129
     assert b"Power down" in person.seen
 
 
@@ -162,17 +185,24 @@ def test_ctrl_c_reaches_the_job(terminal):
 def test_a_second_sigterm_kills(terminal):
     person = terminal("run", "examples#hello")
     person.see("# ")
+    [vmm] = children(person.process.pid)
+    os.kill(vmm, signal.SIGSTOP)  # it can't shut down: only being killed ends it
     person.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    time.sleep(0.5)
     person.process.send_signal(signal.SIGTERM)
-    assert person.ended(within_s=4) == 143
+    assert person.ended(within_s=PROMPT_S) == 143
+    assert not alive(vmm)
 
 
 def test_a_killed_run_leaves_no_vmm_and_the_next_one_starts(terminal, microvm_cli):
     person = terminal("run", "examples#hello")
     person.see("# ")
+    [vmm] = children(person.process.pid)
     person.process.kill()
     person.process.wait()
-    time.sleep(2)
+    deadline = time.monotonic() + 60
+    while alive(vmm):
+        assert time.monotonic() < deadline, "the VMM outlives its run"
+        time.sleep(0.1)
     ran = microvm_cli("run", "examples#hello", "--", "true", timeout=300)
     assert ran.returncode == 0, ran.stderr

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 import microvm
-from microvm.cli import project_options
+from microvm.cli import progress, project_options
 from microvm.store.downloads import KEPT_DAYS
 
 _EPILOG = """\
@@ -71,7 +71,8 @@ def _mib(size: int) -> str:
 
 
 def _collect(store: "microvm.Store", args: Namespace) -> int:
-    found = store.collect(dry_run=args.dry_run, everything=args.all)
+    with progress.shown(progress.Steps()) as report:
+        found = store.collect(dry_run=args.dry_run, everything=args.all, progress=report)
     if args.json:
         print(json.dumps(asdict(found), indent=1))
         return 0
@@ -85,7 +86,8 @@ def _collect(store: "microvm.Store", args: Namespace) -> int:
 
 
 def _verify(store: "microvm.Store", args: Namespace) -> int:
-    found = store.verify()
+    with progress.shown(progress.Steps()) as report:
+        found = store.verify(progress=report)
     if args.json:
         print(json.dumps(asdict(found), indent=1))
     else:

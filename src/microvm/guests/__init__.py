@@ -1,8 +1,12 @@
 """Guest sources: a declared system and its lock become a built guest system."""
 
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from microvm.errors import CommandFailed, HostError
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import GuestSystem, SystemLock
 from microvm.model.progress import Progress
@@ -28,17 +32,18 @@ def resolve(
     """
     from microvm.guests.debian import resolve as debian
 
-    return debian.resolve(
-        name,
-        microvm,
-        shared_packages=shared_packages,
-        store=store,
-        project_dir=project_dir,
-        old=old,
-        neighbours=neighbours,
-        update=update,
-        progress=progress,
-    )
+    with _lack_of_space_told(store):
+        return debian.resolve(
+            name,
+            microvm,
+            shared_packages=shared_packages,
+            store=store,
+            project_dir=project_dir,
+            old=old,
+            neighbours=neighbours,
+            update=update,
+            progress=progress,
+        )
 
 
 def build(
@@ -54,4 +59,19 @@ def build(
     from microvm.guests.debian.layers import Builder
 
     builder = Builder(name, microvm, lock, store=store, project_dir=project_dir, progress=progress)
-    return builder.build()
+    with _lack_of_space_told(store):
+        return builder.build()
+
+
+@contextmanager
+def _lack_of_space_told(store: Store) -> Iterator[None]:
+    """Tell a full disk from what programs make of it, each in its own words."""
+    try:
+        yield
+    except (CommandFailed, HostError) as error:
+        if os.strerror(errno.ENOSPC) not in error.message:
+            raise
+        raise HostError(
+            f"there is no space left for the store {store.path}: {error.message}",
+            hint="microvm store gc deletes what nothing refers to; --store names another place",
+        ) from error

@@ -97,7 +97,10 @@ def _namespaces(store: Path) -> Iterator[Finding]:
         return
     try:
         ids = namespace.id_range(store)
-        namespace.run_inside("microvm.host.inside:whoami", {}, binds={}, ids=ids, timeout_s=20)
+        namespace.run_inside(
+            "microvm.host.inside:whoami", {}, doing="try namespaces", binds={}, ids=ids,
+            timeout_s=60,
+        )  # fmt: skip
     except MicroVMError as error:
         yield Finding(topic="user namespaces", state="broken", text=error.message, mend=error.hint)
         return

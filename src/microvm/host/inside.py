@@ -3,21 +3,28 @@
 import importlib
 import json
 import os
+import resource
+import select
 import shutil
 import socket
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from microvm.errors import CommandFailed, HostError, MicroVMError
 from microvm.host import linux, namespace
+from microvm.host.files import explain
 from microvm.model.progress import Event, Progress
 
 MOUNTS = Path("/mnt")
 """Where the task's directories appear; the host's own is covered in our mount namespace only."""
+
+PROCESSES = 16384
+"""Of each user of a guest under construction: a command that forks without end is stopped."""
 
 _UNSHARE_HINT = (
     "user namespaces are not allowed here: in a container, give it more rights; in a chroot, none "
@@ -36,22 +43,34 @@ class _Reporter:
         while data:
             data = data[os.write(self._descriptor, data) :]
 
+    def stop_if_alone(self) -> None:
+        """End this process when nobody listens: the parent died before that could be noticed."""
+        poller = select.poll()
+        poller.register(self._descriptor, 0)
+        if poller.poll(0):
+            os._exit(1)
+
     def event(self, event: Event) -> None:
         self.send(event=asdict(event))
+
+    def reported(self, work: Callable[[], None], doing: str) -> NoReturn:
+        """Do the work, send what it raises, and end this process."""
+        try:
+            work()
+        except MicroVMError as error:
+            self.send(error=_plain(error))
+        except OSError as error:
+            self.send(error=_plain(explain(error, doing)))
+        except Exception:  # the parent raises it again with this traceback
+            self.send(crash=traceback.format_exc())
+        os._exit(0)
 
 
 def main(report: int, go: int) -> None:
     """Run one task: request on standard input, messages to `report`, start signal from `go`."""
     reporter = _Reporter(report)
-    try:
-        _work(json.load(sys.stdin), reporter, go)
-    except MicroVMError as error:
-        reporter.send(error=_plain(error))
-    except OSError as error:
-        reporter.send(error=_plain(HostError(f"{error.strerror or error}: {error.filename or ''}")))
-    except Exception:  # the parent raises it again with this traceback
-        reporter.send(crash=traceback.format_exc())
-    os._exit(0)
+    request = json.load(sys.stdin)
+    reporter.reported(lambda: _work(request, reporter, go), request["doing"])
 
 
 def _plain(error: MicroVMError) -> dict[str, Any]:
@@ -70,6 +89,7 @@ def _work(request: dict[str, Any], reporter: _Reporter, go: int) -> None:
     # Imported before the uid changes: the package may lie in a home that others can't enter.
     function = getattr(importlib.import_module(module), name)
     linux.die_with_parent()
+    reporter.stop_if_alone()
     flags = (
         linux.CLONE_NEWUSER | linux.CLONE_NEWNS | linux.CLONE_NEWPID
         | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
@@ -92,15 +112,25 @@ def _work(request: dict[str, Any], reporter: _Reporter, go: int) -> None:
     child = os.fork()
     if child == 0:
         _become_root()
+        reporter.stop_if_alone()
+        if not os.read(go, 1):
+            os._exit(1)
         paths = _attach(trees)
         if not request["network"]:
             _loopback_up()
-        _run(function, request["arguments"], paths, reporter)
+        task = partial(function, request["arguments"], paths, reporter.event)
+        reporter.reported(lambda: reporter.send(result=task()), request["doing"])
+    reporter.send(first=child)
     os.waitpid(child, 0)
 
 
 def _attach(trees: dict[str, tuple[int, bool]]) -> dict[str, Path]:
-    """Mount the copied trees under a private tmpfs."""
+    """Mount the copied trees under a private tmpfs; nothing else can be written any more.
+
+    A link in a guest's tree that leads out of it leads to the host's files, as we see them.
+    """
+    linux.freeze("/")
+    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=1777")  # noqa: S108
     linux.mount("tmpfs", MOUNTS, "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=0755")
     paths = {name: MOUNTS / name for name in ("scratch", *trees)}
     for path in paths.values():
@@ -118,6 +148,8 @@ def _become_root() -> None:
     os.setresuid(0, 0, 0)
     linux.die_with_parent()
     linux.set_dumpable()
+    linux.leave_keyring()
+    resource.setrlimit(resource.RLIMIT_NPROC, (PROCESSES, PROCESSES))
     os.umask(0o022)
     os.chdir("/")
     os.environ |= {"HOME": "/root", "USER": "root", "LOGNAME": "root", "TMPDIR": "/tmp"}  # noqa: S108
@@ -130,23 +162,6 @@ def _loopback_up() -> None:
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inet:
         fcntl.ioctl(inet, 0x8914, struct.pack("16sH14x", b"lo", 0x41))
-
-
-def _run(
-    function: Callable[[Any, dict[str, Path], Progress], Any],
-    arguments: Any,
-    paths: dict[str, Path],
-    reporter: _Reporter,
-) -> None:
-    try:
-        reporter.send(result=function(arguments, paths, reporter.event))
-    except MicroVMError as error:
-        reporter.send(error=_plain(error))
-    except OSError as error:
-        reporter.send(error=_plain(HostError(f"{error.strerror or error}: {error.filename or ''}")))
-    except Exception:  # the parent raises it again with this traceback
-        reporter.send(crash=traceback.format_exc())
-    os._exit(0)
 
 
 def empty_directory(arguments: Any, paths: dict[str, Path], report: Progress) -> None:

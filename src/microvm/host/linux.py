@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,6 +27,8 @@ MNT_DETACH = 2
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -103,18 +106,7 @@ def clone_tree(path: Path) -> int:
 def attach_tree(tree: int, target: Path, *, read_only: bool) -> None:
     """Mount a tree from `clone_tree` at `target` (move_mount(2), mount_setattr(2))."""
     if read_only:
-        attributes = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY)
-        _check(
-            _libc.syscall(
-                _SYS_MOUNT_SETATTR,
-                tree,
-                b"",
-                ctypes.c_uint(_AT_EMPTY_PATH | _AT_RECURSIVE),
-                ctypes.byref(attributes),
-                ctypes.c_size_t(ctypes.sizeof(attributes)),
-            ),
-            str(target),
-        )
+        _set_read_only(tree, "", _AT_EMPTY_PATH)
     _check(
         _libc.syscall(
             _SYS_MOVE_MOUNT,
@@ -127,6 +119,35 @@ def attach_tree(tree: int, target: Path, *, read_only: bool) -> None:
         str(target),
     )
     os.close(tree)
+
+
+def freeze(path: str) -> None:
+    """Make all mounts at and below a path read-only in this mount namespace."""
+    _set_read_only(_AT_FDCWD, path, 0)
+
+
+def _set_read_only(directory: int, path: str, flags: int) -> None:
+    attributes = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY)
+    _check(
+        _libc.syscall(
+            _SYS_MOUNT_SETATTR,
+            directory,
+            path.encode(),
+            ctypes.c_uint(flags | _AT_RECURSIVE),
+            ctypes.byref(attributes),
+            ctypes.c_size_t(ctypes.sizeof(attributes)),
+        ),
+        path,
+    )
+
+
+def leave_keyring() -> None:
+    """Take an empty session keyring instead of the one of who called us (keyctl(2)).
+
+    A kernel without keyrings has none to leave.
+    """
+    if number := _SYS_KEYCTL.get(platform.machine()):
+        _libc.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def die_with_parent(number: int = _SIGKILL) -> None:

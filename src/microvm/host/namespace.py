@@ -14,14 +14,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any
 
 from microvm import errors
 from microvm.errors import DeadlineExceeded, HostError, MicroVMError
-from microvm.host import files, linux, process
+from microvm.host import files, process
 from microvm.model.progress import Event, Progress, silent
 
 COUNT = 65536
@@ -105,6 +106,7 @@ def run_inside(
     task: str,
     arguments: Mapping[str, Any],
     *,
+    doing: str,
     binds: Mapping[str, Bind],
     ids: IdRange,
     network: bool = False,
@@ -115,11 +117,12 @@ def run_inside(
 
     The function gets `(arguments, paths, report)`: `paths` has a directory for each of `binds`
     and `scratch`, a private tmpfs. All that it started ends with it, also when we are killed.
-    Raises what the function raises of our own errors; `HostError` when the host allows no
-    namespace; `DeadlineExceeded` after `timeout_s`.
+    `doing` says in a few words what for. Raises what the function raises of our own errors;
+    `HostError` when the host allows no namespace; `DeadlineExceeded` after `timeout_s`.
     """
     request = {
         "task": task,
+        "doing": doing,
         "arguments": arguments,
         "binds": {name: [str(bind.source), bind.read_only] for name, bind in binds.items()},
         "network": network,
@@ -148,13 +151,14 @@ def run_inside(
             if worker.stdin:
                 worker.stdin.write(json.dumps(request).encode())
                 worker.stdin.close()
-            return conversation.result(task, process.Deadline(timeout_s), log)
+            return conversation.result(doing, process.Deadline(timeout_s), log)
         finally:
             os.close(report_read)
             os.close(go_write)
             if worker.poll() is None:
                 os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
+            conversation.wait_for_end()
 
 
 class _Conversation:
@@ -173,18 +177,27 @@ class _Conversation:
         self._go = go
         self._ids = ids
         self._progress = progress
+        self._first: int | None = None
+        """pidfd of the namespace's first process."""
 
-    def result(self, task: str, deadline: process.Deadline, log: Any) -> Any:
+    def wait_for_end(self) -> None:
+        """Wait until nothing of the namespace runs: its first process ends after all others."""
+        if self._first is not None:
+            poller = select.poll()
+            poller.register(self._first, select.POLLIN)
+            poller.poll()
+            os.close(self._first)
+
+    def result(self, doing: str, deadline: process.Deadline, log: IO[bytes]) -> Any:
         buffer = b""
         poller = select.poll()
         poller.register(self._report, select.POLLIN)
         while True:
             if not poller.poll(int(deadline.left() * 1000)):
-                raise DeadlineExceeded(f"{task} did not end in time; it was stopped")
+                raise DeadlineExceeded(f"could not {doing} in time; it was stopped")
             chunk = os.read(self._report, 65536)
             if not chunk:
-                log.seek(0)
-                raise RuntimeError(f"{task} ended without a result{process.last_words(log.read())}")
+                raise _lost(doing, log)
             buffer += chunk
             *lines, buffer = buffer.split(b"\n")
             for line in lines:
@@ -197,15 +210,29 @@ class _Conversation:
         if "event" in message:
             self._progress(Event(**message["event"]))
         elif "unshared" in message:
-            _write_maps(self._worker.pid, self._ids)
+            write_maps(self._worker.pid, self._ids)
             os.write(self._go, b"g")
+        elif "first" in message:
+            # Gone already when both were killed; then no result comes either.
+            with suppress(ProcessLookupError):
+                self._first = os.pidfd_open(message["first"])
+                os.write(self._go, b"g")
         elif "error" in message:
             raise _revive(message["error"])
         else:
             raise RuntimeError(message["crash"])
 
 
-def _write_maps(pid: int, ids: IdRange, *, with_own: bool = False) -> None:
+def _lost(doing: str, log: IO[bytes]) -> MicroVMError:
+    """Return what a worker's end without a word means."""
+    log.seek(0)
+    return HostError(
+        f"could not {doing}: the process that did was killed{process.last_words(log.read())}",
+        hint="the host may be short of memory (dmesg tells); then run the same command again",
+    )
+
+
+def write_maps(pid: int, ids: IdRange, *, with_own: bool = False) -> None:
     """Map the worker's ids: root writes them, others through the setuid helpers of uidmap.
 
     One's own id alone may be mapped by anybody who gives up setgroups(2) (user_namespaces(7)).
@@ -261,22 +288,30 @@ def _revive(error: dict[str, Any]) -> MicroVMError:
     return revived
 
 
-def remove_tree(path: Path, ids: IdRange) -> None:
-    """Delete a directory whose contents belong to the range `ids`, and the directory itself."""
-    for entry in sorted(path.iterdir()) if path.is_dir() and not path.is_symlink() else ():
-        if entry.is_dir() and not entry.is_symlink() and _foreign(entry):
+def remove_tree(path: Path, ids: Callable[[], IdRange]) -> None:
+    """Delete a directory, also what in it belongs to the ids that `ids` returns.
+
+    Raises `OSError`, `HostError`.
+    """
+    if os.geteuid() == 0:
+        shutil.rmtree(path)
+        return
+    for entry in path.iterdir():
+        if entry.is_symlink() or not entry.is_dir():
+            entry.unlink()
+        elif entry.stat().st_uid == os.geteuid():
+            remove_tree(entry, ids)
+        else:
             run_inside(
                 "microvm.host.inside:empty_directory",
                 {},
+                doing=f"empty {entry}",
                 binds={"tree": Bind(entry, read_only=False)},
-                ids=ids,
+                ids=ids(),
                 timeout_s=600,
             )
-    shutil.rmtree(path)
-
-
-def _foreign(path: Path) -> bool:
-    return os.geteuid() != 0 and path.stat().st_uid != os.geteuid()
+            entry.rmdir()  # empty, but closed to us
+    path.rmdir()
 
 
 def check_support() -> str | None:
@@ -291,79 +326,3 @@ def check_support() -> str | None:
         if os.geteuid() != 0 and setting.exists() and setting.read_text().strip() == bad:
             return f"{key} is {bad}: sudo sysctl {key}={value}"
     return None
-
-
-def become_mapped(argv: list[str], ids: IdRange | None, *, read_only: str | None) -> NoReturn:
-    """Replace this process by a program in mount and user namespaces of its own.
-
-    It is uid 0 there with the map `ids`; without one only its mounts are its own. It can't change
-    what is below `read_only`. Its sockets outside /run are seen by all. Raises `OSError`,
-    `HostError`.
-    """
-    frozen = Path(read_only) if read_only else None
-    if ids is None:
-        linux.unshare(linux.CLONE_NEWNS)
-        linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-        if frozen:
-            linux.attach_tree(linux.clone_tree(frozen), frozen, read_only=True)
-        process.become(argv)
-    _unshare_mapped(ids)
-    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    # Copied with the invoking user's permissions: a directory above may be closed to the map's ids.
-    tree = linux.clone_tree(frozen) if frozen else None
-    if ids.count > 1:
-        os.setgroups([])
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    linux.die_with_parent()
-    # The C virtiofsd insists on a directory below /run, where only the host's root may write.
-    linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NODEV | linux.MS_NOSUID, "mode=0755")
-    Path("/run/virtiofsd").mkdir()
-    if tree is not None:
-        served = Path("/run/served")
-        served.mkdir()
-        linux.attach_tree(tree, served, read_only=True)
-        argv = [word.replace(str(frozen), str(served)) for word in argv]
-    os.chdir("/")
-    process.become(argv)
-
-
-def become_reader(
-    argv: Sequence[str],
-    ids: IdRange,
-    trees: Sequence[Path],
-    *,
-    env: Mapping[str, str] | None = None,
-    name: str | None = None,
-) -> NoReturn:
-    """Replace this process by a program that sees the owners of `trees` as the map `ids` has them.
-
-    It stays the invoking user, with that user's files, devices and groups, and may read what
-    belongs to the map's ids; it can't change the trees. Raises `OSError`, `HostError`.
-    """
-    _unshare_mapped(ids, with_own=True)
-    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    for tree in trees:
-        linux.attach_tree(linux.clone_tree(tree), tree, read_only=True)
-    linux.keep_capability(linux.CAP_DAC_READ_SEARCH)
-    process.become(argv, env=env, name=name)
-
-
-def _unshare_mapped(ids: IdRange, *, with_own: bool = False) -> None:
-    """Enter new namespaces; a child that stays outside writes their maps."""
-    ready_read, ready_write = os.pipe()
-    done_read, done_write = os.pipe()
-    parent = os.getpid()
-    writer = os.fork()
-    if writer == 0:
-        os.read(ready_read, 1)
-        _write_maps(parent, ids, with_own=with_own)
-        os.write(done_write, b"g")
-        os._exit(0)
-    linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
-    os.write(ready_write, b"g")
-    os.close(done_write)
-    mapped = os.read(done_read, 1)
-    os.waitpid(writer, 0)
-    if not mapped:
-        raise HostError("could not map the ids of a helper's user namespace")

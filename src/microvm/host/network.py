@@ -1,4 +1,4 @@
-"""Tap interfaces, made by ioctl: kernel's tuntap.rst, netdevice(7), linux/ethtool.h."""
+"""Tap interfaces, made by ioctl (kernel's tuntap.rst, netdevice(7), linux/ethtool.h); ports."""
 
 import array
 import fcntl

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
@@ -101,23 +101,25 @@ def run(
 ) -> Completed:
     """Run a program to its end and return its output.
 
-    Raises `HostError` when it can't be started, `DeadlineExceeded` when it takes longer than
-    `timeout_s` (it is killed then), and with `check` `CommandFailed` for a status other than 0.
+    It ends, with all that it started, when we are interrupted or killed. Raises `HostError` when
+    it can't be started, `DeadlineExceeded` when it takes longer than `timeout_s` (it is killed
+    then), and with `check` `CommandFailed` for a status other than 0.
     """
     words = [os.fspath(word) for word in argv]
     what = doing or f"run {Path(words[0]).name}"
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             words,
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
-            timeout=timeout_s,
+            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=child_environment(env),
             cwd=cwd,
             pass_fds=pass_fds,
-            check=False,
-        )
+            start_new_session=True,
+            preexec_fn=linux.die_with_parent,
+        ) as popen:
+            done = Completed(*_talk(popen, input, timeout_s), popen.returncode)
     except subprocess.TimeoutExpired as error:
         raise DeadlineExceeded(
             f"could not {what}: no end within {timeout_s:g} s: {replayable(words)}"
@@ -132,7 +134,19 @@ def run(
             argv=words,
             returncode=done.returncode,
         )
-    return Completed(done.stdout, done.stderr or b"", done.returncode)
+    return done
+
+
+def _talk(
+    popen: "subprocess.Popen[bytes]", input: bytes | None, timeout_s: float
+) -> tuple[bytes, bytes]:
+    """Return what the program wrote; whatever interrupts us kills its whole process group."""
+    try:
+        return popen.communicate(input, timeout=timeout_s)
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(popen.pid, signal.SIGKILL)
+        raise
 
 
 def run_in_root(
@@ -143,66 +157,109 @@ def run_in_root(
     Returns when the program itself ends, whatever it leaves running. Raises as `run` does, with
     the last words of its output.
     """
-    import tempfile  # not on the way of a launch
-
     words = [os.fspath(word) for word in argv]
-    # A file, not a pipe: a daemon that it started would hold the pipe open.
-    with tempfile.TemporaryFile() as output:
+    try:
+        with subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=env,
+            preexec_fn=lambda: linux.confine(root),
+        ) as popen:
+            said = _said(popen, Deadline(timeout_s))
+    except subprocess.TimeoutExpired as error:
+        raise DeadlineExceeded(
+            f"could not {doing}: no end within {timeout_s:g} s: {replayable(words)}"
+            f"{last_words(error.output)}"
+        ) from error
+    except OSError as error:
+        raise HostError(f"could not {doing}: {error.strerror}: {words[0]}") from error
+    except subprocess.SubprocessError as error:  # whatever kept it from entering the root
+        raise HostError(f"could not {doing}: could not enter {root}: {error}") from error
+    if popen.returncode != 0:
+        raise CommandFailed(
+            f"could not {doing}: {Path(words[0]).name} {ended(popen.returncode)}: "
+            f"{replayable(words)}{last_words(said)}",
+            argv=words,
+            returncode=popen.returncode,
+        )
+
+
+def _said(popen: "subprocess.Popen[bytes]", deadline: Deadline) -> bytes:
+    """Return the last of what a program writes until it ends, however much that is.
+
+    What it leaves running keeps the pipe open and is not waited for. Raises `TimeoutExpired`.
+    """
+    descriptor = popen.stdout.fileno() if popen.stdout else -1
+    os.set_blocking(descriptor, False)
+    kept = b""
+    ended = os.pidfd_open(popen.pid)
+    try:
+        poller = select.poll()
+        poller.register(ended, select.POLLIN)
+        poller.register(descriptor, select.POLLIN)
+        over = False
+        while not over:
+            if not (ready := dict(poller.poll(int(deadline.left() * 1000)))):
+                popen.kill()
+                raise subprocess.TimeoutExpired(popen.args, 0, output=kept)
+            over = ended in ready  # and what it wrote before that is still to be read
+            kept, more = _read_on(descriptor, kept)
+            if not more and descriptor in ready:
+                poller.unregister(descriptor)
+    finally:
+        os.close(ended)
+    return kept
+
+
+def _read_on(descriptor: int, kept: bytes) -> tuple[bytes, bool]:
+    """Return the end of what was read with all that is there now, and whether more may come."""
+    for _ in range(256):  # a program that never stops writing must not keep us here
         try:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                timeout=timeout_s,
-                env=env,
-                preexec_fn=lambda: linux.confine(root),
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise DeadlineExceeded(
-                f"could not {doing}: no end within {timeout_s:g} s: {replayable(words)}"
-                f"{_tail(output)}"
-            ) from error
-        except OSError as error:
-            raise HostError(f"could not {doing}: {error.strerror}: {words[0]}") from error
-        except subprocess.SubprocessError as error:  # whatever kept it from entering the root
-            raise HostError(f"could not {doing}: could not enter {root}: {error}") from error
-        if done.returncode != 0:
-            raise CommandFailed(
-                f"could not {doing}: {Path(words[0]).name} {ended(done.returncode)}: "
-                f"{replayable(words)}{_tail(output)}",
-                argv=words,
-                returncode=done.returncode,
-            )
-
-
-def _tail(output: IO[bytes]) -> str:
-    size = output.seek(0, os.SEEK_END)
-    output.seek(max(0, size - 65536))
-    return last_words(output.read())
+            data = os.read(descriptor, 65536)
+        except BlockingIOError:
+            return kept, True
+        if not data:
+            return kept, False
+        kept = (kept + data)[-65536:]
+    return kept, True
 
 
 def pipe(first: Argv, second: Argv, *, timeout_s: float, doing: str) -> None:
-    """Run `first | second`. Raises `CommandFailed` when either ends with an error."""
+    """Run `first | second`. Raises as `run` does, with the last words of both."""
+    import tempfile  # not on the way of a launch
+
     words = [[os.fspath(word) for word in argv] for argv in (first, second)]
-    with subprocess.Popen(words[0], stdout=subprocess.PIPE, env=child_environment()) as source:
-        done = subprocess.run(
-            words[1],
-            stdin=source.stdout,
-            capture_output=True,
-            timeout=timeout_s,
-            env=child_environment(),
-            check=False,
-        )
-    for argv, status in zip(words, (source.returncode, done.returncode), strict=True):
-        if status != 0:
-            raise CommandFailed(
-                f"could not {doing}: {argv[0]} {ended(status)}: {replayable(argv)}"
-                f"{last_words(done.stderr)}",
-                argv=argv,
-                returncode=status,
-            )
+    env = child_environment()
+    with tempfile.TemporaryFile() as said:
+        try:
+            with subprocess.Popen(
+                words[0], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=env
+            ) as source:
+                done = subprocess.run(
+                    words[1], stdin=source.stdout, stdout=said, stderr=said, timeout=timeout_s,
+                    env=env, check=False,
+                )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise DeadlineExceeded(
+                f"could not {doing}: no end within {timeout_s:g} s: {replayable(words[1])}"
+            ) from error
+        except OSError as error:
+            raise HostError(f"could not {doing}: {error.strerror}: {error.filename}") from error
+        for argv, status in zip(words, (source.returncode, done.returncode), strict=True):
+            if status != 0:
+                raise CommandFailed(
+                    f"could not {doing}: {Path(argv[0]).name} {ended(status)}: {replayable(argv)}"
+                    f"{last_words(_tail(said))}",
+                    argv=argv,
+                    returncode=status,
+                )
+
+
+def _tail(output: IO[bytes]) -> bytes:
+    output.seek(max(0, output.seek(0, os.SEEK_END) - 65536))
+    return output.read()
 
 
 class Process:

@@ -35,8 +35,9 @@ def each(paths: Sequence[Path], ids: Callable[[], IdRange]) -> list[int]:
         return [freed([path]) for path in paths]
     binds = {str(number): Bind(path) for number, path in enumerate(paths)}
     found: list[int] = run_inside(
-        f"{__name__}:measure", {"count": len(paths)}, binds=binds, ids=ids(), timeout_s=TIMEOUT_S
-    )
+        f"{__name__}:measure", {"count": len(paths)}, doing="measure what the store holds",
+        binds=binds, ids=ids(), timeout_s=TIMEOUT_S,
+    )  # fmt: skip
     return found
 
 

@@ -4,11 +4,12 @@ import fcntl
 import json
 import os
 import stat
+import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from microvm.errors import CommandFailed, StateError
+from microvm.errors import CommandFailed, HostError, StateError
 from microvm.host import files, process, superblock
 from microvm.host.superblock import Superblock
 from microvm.model.devices import names_device
@@ -18,6 +19,10 @@ MIB = 1 << 20
 MKFS_TIMEOUT_S = 600
 ROOT_LAYERS = ".layers"
 """Suffix of the file beside a root volume that names the layers it was made on."""
+
+_F_OFD_GETLK = 36  # linux/fcntl.h
+_QEMU_BYTES = 100
+_QEMU_WRITES = 101
 
 _MKFS = {
     "ext2": ("mkfs.ext2", "e2fsprogs", "-L"),
@@ -120,34 +125,30 @@ def _create(volume: VolumePlan, path: Path) -> None:
     try:
         target = path.resolve()  # a symbolic link that leads nowhere yet says where to make it
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".volume.{os.urandom(4).hex()}")
-        try:
-            _draw_up(volume, draft)
+        with files.draft(target) as (draft, file):
+            _draw_up(volume, draft, file.fileno())
             if volume.root:  # it speaks of an image that is gone
                 _layers_file(path).unlink(missing_ok=True)
             # A link, not a rename: what another process made meanwhile is not written over.
             target.hardlink_to(draft)
-        finally:
-            draft.unlink(missing_ok=True)
         files.sync_directory(target.parent)
     except OSError as error:
         raise files.explain(error, f"create the volume {path}") from error
 
 
-def _draw_up(volume: VolumePlan, draft: Path) -> None:
-    """Make the file with the file system, durable. Raises `OSError` and what `_format` does."""
-    with draft.open("xb") as file:
-        draft.chmod(0o600)
-        _no_copy_on_write(file.fileno())
-        file.truncate((volume.size_mib or 0) * MIB)
-        try:
-            _format(volume, draft)
-        except CommandFailed as error:
-            room = os.statvfs(draft.parent)
-            if room.f_bavail * room.f_frsize < MIB:  # not every mkfs says so
-                error.hint = f"there is no room left in {draft.parent}; make some, then try again"
+def _draw_up(volume: VolumePlan, draft: Path, descriptor: int) -> None:
+    """Give the file the file system, durable. Raises `OSError` and what `_format` does."""
+    _no_copy_on_write(descriptor)
+    os.ftruncate(descriptor, (volume.size_mib or 0) * MIB)
+    try:
+        _format(volume, draft)
+    except CommandFailed as error:
+        room = os.statvfs(draft.parent)
+        if room.f_bavail * room.f_frsize >= MIB:  # not every mkfs says so
             raise
-        os.fsync(file.fileno())
+        hint = f"there is no room left in {draft.parent}; make some, then try again"
+        raise HostError(error.message, hint=hint) from error
+    os.fsync(descriptor)
     block = superblock.read(draft)
     if block != Superblock(volume.fs_type, volume.uuid):
         made = f"{block.fs_type} {block.uuid}" if block else "nothing that is known"
@@ -246,6 +247,7 @@ def _lock(path: Path, volume: VolumePlan) -> int:
             descriptor = os.open(path, access | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            _refuse_qemus(descriptor, read_only=volume.read_only)
         except BlockingIOError as error:
             raise StateError(
                 f"the volume {path} is in use by another VMM{_holder(path)}",
@@ -258,6 +260,19 @@ def _lock(path: Path, volume: VolumePlan) -> int:
     return descriptor
 
 
+def _refuse_qemus(descriptor: int, *, read_only: bool) -> None:
+    """Raise `BlockingIOError` for an image that a QEMU of somebody else has.
+
+    QEMU locks a byte for each permission that it takes, by open file description locks
+    (block/file-posix.c: RAW_LOCK_PERM_BASE; include/block/block-common.h: BLK_PERM_*).
+    """
+    start, length = (_QEMU_WRITES, 1) if read_only else (_QEMU_BYTES, 200)
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, asked)
+    if struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK:
+        raise BlockingIOError
+
+
 def _holder(path: Path) -> str:
     """Return who holds the lock, as far as /proc/locks tells."""
     try:
@@ -267,6 +282,7 @@ def _holder(path: Path) -> str:
         return ""
     for line in lines:
         fields = line.split()
-        if len(fields) > 5 and fields[5].endswith(f":{inode}"):
+        others = len(fields) > 5 and fields[4].isdigit() and int(fields[4]) != os.getpid()
+        if others and fields[5].endswith(f":{inode}"):
             return f" (process {fields[4]})"
     return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from microvm.errors import MicroVMError
-from microvm.host import namespace
+from microvm.host import mapped, namespace
 
 
 def command(function: str, *words: str) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ def virtiofsd(argv: list[str]) -> NoReturn:
     """
     ids, read_only, *words = argv
     try:
-        namespace.become_mapped(words, _range(ids, words), read_only=read_only or None)
+        mapped.become_mapped(words, _range(ids, words), read_only=read_only or None)
     except (MicroVMError, OSError) as error:
         _fail(error)
 
@@ -56,7 +56,7 @@ def serve(
     It stays the invoking user, to whom sockets, volumes and /dev/kvm belong.
     """
     ids = namespace.id_range(_store(trees[0]))
-    namespace.become_reader(words, ids, [Path(tree) for tree in trees], env=env, name=name)
+    mapped.become_reader(words, ids, [Path(tree) for tree in trees], env=env, name=name)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -35,8 +35,11 @@ def machine_lock(state_dir: Path, name: str) -> Iterator[int]:
                 hint=f"stop that one first; its state is in {state_dir}",
             ) from error
         os.set_inheritable(descriptor, True)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise files.explain(error, f"write {path}") from error
         yield descriptor
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from microvm import guests
 from microvm.errors import SpecError
+from microvm.host import files
 from microvm.launch.foreground import Options, Outcome, foreground
 from microvm.launch.planning import plan as plan_launch
 from microvm.model.guest import SystemLock
@@ -95,7 +96,7 @@ def build(
     """
     check(project)
     chosen = name or project.pick()
-    with store.building():
+    with store.building(progress):
         file = lockfile.path(project)
         locks = lockfile.read(file)
         old = locks.get(chosen)
@@ -110,7 +111,7 @@ def build(
         )
         item = runner.write(chosen, project.get(chosen), system, store)
         if locked is not old and not (old and project.overridden):
-            lockfile.write(file, {**lockfile.read(file), chosen: locked})
+            lockfile.update(file, chosen, locked)
             for change in lockfile.changes(chosen, old, locked) if old else ():
                 progress(Event(step="lock", detail=str(change), note=True))
         if out_link is not None:
@@ -153,11 +154,13 @@ def run(
     chosen = name or project.pick()
     microvm = project.get(chosen)
     machine = state.machine_dir(project, chosen)
-    machine.mkdir(parents=True, exist_ok=True)
-    with store.building():
-        directory = build(project, chosen, store=store, progress=progress)
-        # The link keeps the runner from the collector for as long as this state exists.
-        store.add_root(machine / "current", directory.name)
+    try:
+        machine.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.explain(error, f"make the state directory {machine}") from error
+    # The link keeps the runner from the collector for as long as this state exists.
+    link = machine / "current"
+    directory = build(project, chosen, store=store, out_link=link, progress=progress)
     chosen_options = replace(options or Options(), directory=microvm.system.workdir or "")
     return foreground(
         directory, state_dir=machine, project_dir=project.directory, options=chosen_options

@@ -40,10 +40,12 @@ def fetch(url: str, ref: str | None) -> Path:
         if not (tree / ".git").is_dir():
             tree.mkdir(exist_ok=True)
             _run([*git, "init", "-q"], f"make a checkout of {url}")
+        for stale in (tree / ".git").glob("*.lock"):
+            stale.unlink()  # of a git that was killed: the lock around us is the real one
         source = url.removeprefix("file://") if url.startswith("file://") else url
         _run(
             [*git, "fetch", "-q", "--depth=1", "--no-tags", "--", source, ref or "HEAD"],
-            f"fetch {url} {ref or ''}",
+            f"fetch {url}{f' at {ref}' if ref else ''}",
         )
         _run([*git, "checkout", "-q", "-f", "--detach", "FETCH_HEAD"], f"check {url} out")
         _run([*git, "clean", "-q", "-ffdx"], f"clean the checkout of {url}")

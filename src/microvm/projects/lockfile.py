@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from microvm.projects.reference import examples_directory
 
 SCHEMA = 1
 NAME = "microvm.lock"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 Locks = dict[str, SystemLock]
 LAYERS = ("kernel", "base", "defaults", "packages")
 _FIELDS = {
@@ -111,20 +112,33 @@ def _unfold(plain: dict[str, Any], packages: Mapping[str, LockedPackage]) -> Sys
 
 
 def write(file: Path, locks: Mapping[str, SystemLock]) -> None:
-    """Write the locks whole: one package a line, each package once, so that diffs read well."""
-    packages: dict[str, Any] = {}
-    microvms = {name: _fold(to_plain(lock), packages) for name, lock in sorted(locks.items())}
-    lines = [f"  {json.dumps(key)}: {json.dumps(packages[key])}" for key in sorted(packages)]
-    bodies = [f"  {json.dumps(name)}: {_indented(each)}" for name, each in microvms.items()]
-    text = (
-        f'{{\n"schema": {SCHEMA},\n"microvms": {{\n' + ",\n".join(bodies)
-        + '\n},\n"packages": {\n' + ",\n".join(lines) + "\n}\n}\n"
-    )  # fmt: skip
+    """Write the locks of a project. Raises `HostError`."""
+    _write(file, lambda: locks)
+
+
+def update(file: Path, name: str, lock: SystemLock) -> None:
+    """Change one lock and leave the others, also those that are written meanwhile."""
+    _write(file, lambda: {**read(file), name: lock})
+
+
+def _write(file: Path, locks: Callable[[], Mapping[str, SystemLock]]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.explain(error, f"write {file}") from error
-    files.write_atomic(file, text)
+    files.write_atomic(file, lambda: _text(locks()))
+
+
+def _text(locks: Mapping[str, SystemLock]) -> str:
+    """Return the locks as text: one package a line, each package once, so that diffs read well."""
+    packages: dict[str, Any] = {}
+    microvms = {name: _fold(to_plain(lock), packages) for name, lock in sorted(locks.items())}
+    lines = [f"  {json.dumps(key)}: {json.dumps(packages[key])}" for key in sorted(packages)]
+    bodies = [f"  {json.dumps(name)}: {_indented(each)}" for name, each in microvms.items()]
+    return (
+        f'{{\n"schema": {SCHEMA},\n"microvms": {{\n' + ",\n".join(bodies)
+        + '\n},\n"packages": {\n' + ",\n".join(lines) + "\n}\n}\n"
+    )  # fmt: skip
 
 
 def _indented(value: Any) -> str:

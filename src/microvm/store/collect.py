@@ -1,12 +1,16 @@
 """What of a store is still needed, what is not, and whether it is whole."""
 
+import fcntl
 import hashlib
 import os
 import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from microvm.host import namespace, usage
+from microvm.host.namespace import IdRange
 from microvm.store import downloads
 from microvm.store.contents import sizes
 
@@ -45,11 +49,12 @@ class Verified:
 
 def write_checksums(directory: Path, *names: str) -> None:
     """Record the checksums of an item's files, for `verify`."""
-    lines = [f"{_digest(directory / name)}  {name}\n" for name in sorted(names)]
+    lines = [f"{digest(directory / name)}  {name}\n" for name in sorted(names)]
     (directory / CHECKSUMS).write_text("".join(lines))
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -66,8 +71,7 @@ def collect(store: "Store", *, dry_run: bool, everything: bool) -> Collected:
     if not dry_run:
         for name in garbage:
             _remove(store, name)
-        for path in abandoned:
-            namespace.remove_tree(path, store.ids)
+        store.clear()
         downloads.remove(store, doomed)
     return Collected(
         items=tuple(garbage),
@@ -83,7 +87,48 @@ def _remove(store: "Store", name: str) -> None:
     """Take the item out of sight in one step, then delete it; a kill leaves it to the next run."""
     with store.temporary(name) as doomed:
         (store.path / name).rename(doomed / name)
-        namespace.remove_tree(doomed / name, store.ids)
+        namespace.remove_tree(doomed / name, lambda: store.ids)
+
+
+def unlocked(directory: Path) -> list[Path]:
+    """Return the entries of a directory that no process has locked."""
+    return [path for path in sorted(directory.iterdir()) if not _is_held(path)]
+
+
+def _is_held(path: Path) -> bool:
+    with _claimed(path) as ours:
+        return not ours
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Lock what is at a path, if nobody else has; yield whether that is so."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = True
+    except BlockingIOError:
+        ours = False
+    try:
+        yield ours
+    finally:
+        os.close(descriptor)
+
+
+def take_away(path: Path, ids: Callable[[], IdRange]) -> None:
+    """Remove a file, link or tree that no process has locked. Raises `OSError`, `MicroVMError`."""
+    if path.is_symlink():
+        path.unlink()
+        return
+    with _claimed(path) as ours:
+        if ours and path.is_dir():
+            namespace.remove_tree(path, ids)
+        elif ours:
+            path.unlink()
 
 
 def _reachable(store: "Store", *, dry_run: bool) -> set[str]:
@@ -134,9 +179,14 @@ def verify(store: "Store") -> Verified:
         ]
         listed = store.path / name / CHECKSUMS
         for line in listed.read_text().splitlines() if listed.is_file() else ():
-            digest, _, member = line.partition("  ")
+            recorded, _, member = line.partition("  ")
             path = store.path / name / member
-            if not path.is_file() or _digest(path) != digest:
+            if not path.is_file() or digest(path) != recorded:
                 problems.append(f"{name}/{member} is not what was built")
+    problems += [
+        f"{path} is not what was downloaded: remove it"
+        for path in sorted(store.packages.glob("*.deb"))
+        if digest(path) != path.stem
+    ]
     abandoned = tuple(path.name for path in store.abandoned())
     return Verified(len(names), tuple(problems), abandoned)

@@ -7,12 +7,12 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import StateError
+from microvm.errors import MicroVMError, StateError
 from microvm.host import files, namespace, places
 from microvm.host.namespace import IdRange
 from microvm.model.progress import Event, Progress, silent
@@ -49,6 +49,7 @@ class Store:
         self.roots = path / ".roots"
         self._temporary = path / ".tmp"
         self._locks = path / ".locks"
+        self._use = f"use the store {path}"
 
     @classmethod
     def open(cls, path: Path | None = None) -> "Store":
@@ -73,6 +74,9 @@ class Store:
         """
         return namespace.id_range(self.path)
 
+    def _ids(self) -> IdRange:
+        return self.ids
+
     def has(self, name: str) -> bool:
         """Return whether the item is there."""
         return (self.path / name).is_dir()
@@ -93,7 +97,8 @@ class Store:
         target = self.path / name
         if target.is_dir():
             return target
-        with self._reserved(name, progress):
+        waiting = _told(progress, f"another build of {name}")
+        with files.lock(self._locks / name, passing=True, waiting=waiting, doing=self._use):
             if target.is_dir():
                 return target
             with self.temporary(name) as directory:
@@ -107,35 +112,15 @@ class Store:
         return target
 
     @contextmanager
-    def _reserved(self, name: str, progress: Progress) -> Iterator[None]:
-        """Hold the right to make one item; the lock file goes with the one who made it."""
-        path = self._locks / name
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress(Event(step="wait for another build", detail=name))
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Its maker removed the file while we waited: the name may be locked anew by a third.
-            if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
-                break
-            os.close(descriptor)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
+    def building(self, progress: Progress = silent) -> Iterator[None]:
+        """Keep the collector out while items are added that no root reaches yet.
 
-    @contextmanager
-    def building(self) -> Iterator[None]:
-        """Keep the collector out while items are added that no root reaches yet."""
-        descriptor = os.open(self._locks / "collect", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        Clears away first what killed builds have left.
+        """
+        waiting = _told(progress, "store gc, which another process runs")
+        with files.lock(self._locks / "collect", shared=True, waiting=waiting, doing=self._use):
+            self.clear()
             yield
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def temporary(self, label: str) -> Iterator[Path]:
@@ -143,16 +128,30 @@ class Store:
 
         A lock on it tells the collector that its owner lives.
         """
-        directory = self._temporary / f"{secrets.token_hex(8)}-{label}"
-        directory.mkdir(mode=0o755)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            directory, descriptor = self._fresh(label)
+        except OSError as error:
+            raise files.explain(error, "make a directory in the store") from error
+        try:
             yield directory
         finally:
-            os.close(descriptor)
             if directory.exists():
-                namespace.remove_tree(directory, self.ids)
+                # What went wrong before matters more; what stays goes with the next build.
+                with suppress(OSError, MicroVMError):
+                    namespace.remove_tree(directory, self._ids)
+            os.close(descriptor)
+
+    def _fresh(self, label: str) -> tuple[Path, int]:
+        """Make a directory and lock it, faster than another build that clears the unlocked away."""
+        while True:
+            directory = self._temporary / f"{secrets.token_hex(8)}-{label}"
+            directory.mkdir(mode=0o755)
+            with suppress(FileNotFoundError):
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if directory.exists():
+                    return directory, descriptor
+                os.close(descriptor)
 
     def names(self) -> list[str]:
         """Return the names of all items, sorted."""
@@ -172,9 +171,7 @@ class Store:
         if link.exists() and not link.is_symlink():
             raise StateError(f"{link} exists and is no link; it is left alone")
         try:
-            fresh = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
-            fresh.symlink_to(self.path / name)
-            fresh.rename(link)
+            files.replace_link(link, self.path / name)
             self.keep(link)
         except OSError as error:
             raise files.explain(error, f"make the link {link}") from error
@@ -184,11 +181,11 @@ class Store:
         record = self.roots / hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
         if record.is_symlink():
             return
-        fresh = record.with_name(f".{record.name}.{secrets.token_hex(4)}")
-        fresh.symlink_to(path.absolute())
-        fresh.rename(record)
+        files.replace_link(record, path.absolute())
 
-    def collect(self, *, dry_run: bool = False, everything: bool = False) -> Collected:
+    def collect(
+        self, *, dry_run: bool = False, everything: bool = False, progress: Progress = silent
+    ) -> Collected:
         """Delete the items that no root reaches, what killed builds left, and old downloads.
 
         Downloads go that were not used for `downloads.KEPT_DAYS` days and that no item which stays
@@ -196,28 +193,35 @@ class Store:
         """
         if dry_run:
             return collect.collect(self, dry_run=True, everything=everything)
-        with files.lock(self._locks / "collect"):
+        waiting = _told(progress, "builds that use this store")
+        with files.lock(self._locks / "collect", waiting=waiting, doing=self._use):
             return collect.collect(self, dry_run=False, everything=everything)
 
     def contents(self) -> Contents:
         """Return all that the store holds, with sizes. Raises `HostError`."""
         return contents.contents(self)
 
-    def verify(self) -> Verified:
+    def verify(self, *, progress: Progress = silent) -> Verified:
         """Check that every item has what it refers to and that recorded checksums hold."""
-        return collect.verify(self)
+        waiting = _told(progress, "store gc, which another process runs")
+        with files.lock(self._locks / "collect", shared=True, waiting=waiting, doing=self._use):
+            return collect.verify(self)
 
     def abandoned(self) -> list[Path]:
         """Return what builds that no longer run have left."""
-        return [path for path in sorted(self._temporary.iterdir()) if not _held(path)]
+        try:
+            return collect.unlocked(self._temporary)
+        except OSError as error:
+            raise files.explain(error, self._use) from error
+
+    def clear(self) -> None:
+        """Remove what builds that no longer run have left; what can't be stays for another time."""
+        with suppress(OSError, MicroVMError):  # another user's store
+            locks = (path for path in collect.unlocked(self._locks) if ITEM.fullmatch(path.name))
+            for path in (*self.abandoned(), *locks, *self.roots.glob(".*")):
+                with suppress(OSError, MicroVMError):
+                    collect.take_away(path, self._ids)
 
 
-def _held(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+def _told(progress: Progress, what: str) -> Callable[[], None]:
+    return lambda: progress(Event(step="wait", detail=f"for {what}"))

@@ -86,10 +86,12 @@ class Apt:
         return {"APT_CONFIG": str(self.directory / "apt.conf")}
 
     def _run(self, argv: Sequence[str], timeout_s: float, doing: str) -> str:
-        done = process.run(argv, timeout_s=timeout_s, env=self.env, check=False, doing=doing)
+        package = "dpkg" if argv[0].startswith("dpkg") else "apt"
+        words = [str(process.require_program(argv[0], package)), *argv[1:]]
+        done = process.run(words, timeout_s=timeout_s, env=self.env, check=False, doing=doing)
         if done.returncode != 0:
-            words = _unmet(done.stdout) + _complaints(done.stderr)
-            raise CommandFailed(f"could not {doing}:{words}", argv=argv, returncode=done.returncode)
+            said = _unmet(done.stdout) + _complaints(done.stderr)
+            raise CommandFailed(f"could not {doing}:{said}", argv=argv, returncode=done.returncode)
         return done.stdout.decode(errors="replace")
 
     def update(self) -> None:
@@ -178,17 +180,21 @@ class Apt:
         return found
 
     def _nearest(self, message: str) -> str | None:
-        match = _UNKNOWN.search(message)
-        if not match:
+        unknown = [found["a"] or found["b"] or found["c"] for found in _UNKNOWN.finditer(message)]
+        if not unknown:
             return None
         import difflib
 
         names = self._run(["apt-cache", "pkgnames"], SOLVE_TIMEOUT_S, "list packages").split()
-        asked = match["a"] or match["b"] or match["c"]
-        if asked in names:
-            return f"{asked} is there in other versions: leave the version out"
-        near = difflib.get_close_matches(asked, names, n=3)
-        return f"nearest names: {', '.join(near)}" if near else None
+        hints = []
+        for asked in dict.fromkeys(unknown):
+            near = difflib.get_close_matches(asked, names, n=3)
+            if asked in names:
+                hints.append(f"{asked} is there in other versions: leave the version out")
+            elif near:
+                hints.append(f"nearest names to {asked}: {', '.join(near)}")
+        general = "look for the name in the release's packages, or add `components` or a repository"
+        return "; ".join(hints) or general
 
     def assume_installed(self, packages: Sequence[LockedPackage]) -> None:
         """Add packages to the database, so that the next `solve` builds on them."""
@@ -251,7 +257,8 @@ def _parse_uris(printed: str) -> tuple[LockedPackage, ...]:
 
 def _host_settings() -> list[str]:
     """Return the host's settings of proxies and certificates, which downloads need here too."""
-    dump = process.run(["apt-config", "dump"], timeout_s=10, doing="read apt's settings")
+    program = process.require_program("apt-config", "apt")
+    dump = process.run([program, "dump"], timeout_s=10, doing="read apt's settings")
     return [f"{line}\n" for line in dump.stdout.decode().splitlines() if _HOST_SETTINGS.match(line)]
 
 

@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 
+_TRIAL = "user.overlay.microvm"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 
@@ -39,10 +40,13 @@ def overlay(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> It
     stack = ":".join(str(path) for path in reversed(lowers))
     options = f"lowerdir={stack},upperdir={upper},workdir={work},userxattr,volatile"
     try:
+        # Newer kernels mount without attributes, and then no directory can be removed.
+        os.setxattr(upper, _TRIAL, b"")
+        os.removexattr(upper, _TRIAL)
         linux.mount("overlay", target, "overlay", 0, options)
     except OSError as error:
         raise HostError(
-            f"could not mount an overlay in a user namespace: {error.strerror}",
+            f"could not build on the store's file system: {error.strerror}",
             hint="the store must lie on a file system with user.* attributes, such as ext4, xfs or "
             "btrfs (a tmpfs from Linux 6.6 on); Linux must be 5.11 or newer",
         ) from error

@@ -131,7 +131,8 @@ def write(root: Path, contents: dict[str, Any], paths: dict[str, Path]) -> None:
     for path, target in contents["links"].items():
         _place(root, path).symlink_to(target)
     for number, (path, file) in enumerate(contents["declared"].items()):
-        _declared(root, path, file, paths["sources"] / f"{number}.tar", accounts)
+        source = paths["sources"] / f"{number}.tar" if file["source"] else None
+        _declared(root, path, file, source, accounts)
     if contents["workdir"]:
         _parents(_inside(root, contents["workdir"]) / "inside")
 
@@ -238,14 +239,14 @@ def archive(source: Path, target: Path) -> str:
 
 
 def _declared(
-    root: Path, path: str, file: dict[str, Any], source: Path, accounts: Accounts
+    root: Path, path: str, file: dict[str, Any], source: Path | None, accounts: Accounts
 ) -> None:
     try:
         uid, gid = accounts.owner(file["owner"])
     except MicroVMError as error:
         raise MicroVMError(f"system.files.{path}: {error.message}", hint=error.hint) from error
     mode = int(file["mode"], 8) if file["mode"] else None
-    if file["text"] is not None:
+    if source is None:
         target = _place(root, path)
         target.write_text(file["text"])
         os.chown(target, uid, gid)

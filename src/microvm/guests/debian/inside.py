@@ -37,6 +37,7 @@ _NAME = re.compile(r"(?:^|[,|])\s*([a-z0-9][a-z0-9+.-]+)")
 """A package's name in a relation field (deb-control(5))."""
 
 _MERGED = ("bin", "sbin", "lib", "lib64")
+_DPKG_DEB = ("dpkg-deb", "dpkg")
 _DPKG = ["dpkg", "--force-depends", "--force-confdef", "--force-confold", "--force-unsafe-io"]
 
 
@@ -100,9 +101,9 @@ def build_kernel(
     Returns the texts of the item's files `release` and `features`.
     """
     report(Event(step="kernel"))
-    extracted = paths["scratch"] / "extracted"
-    extracted.mkdir()
     out = paths["out"]
+    extracted = out / "work"
+    extracted.mkdir()
     if "kernel" in paths:
         kernel_directory.extract(paths["kernel"] / "kernel.tar", extracted)
     _extract(_packages(arguments, paths), extracted)
@@ -119,7 +120,7 @@ def build_kernel(
         raise MicroVMError(f"the kernel has modules of {releases or 'no release'}, not of one")
     target = out / "tree/usr/lib/modules"
     target.mkdir(parents=True)
-    shutil.move(modules / releases[0], target / releases[0])
+    (modules / releases[0]).rename(target / releases[0])
     for name in ("build", "source"):
         (target / releases[0] / name).unlink(missing_ok=True)
     link = out / "tree/lib"
@@ -143,6 +144,7 @@ def build_kernel(
     known |= {initrd.module_name(line.partition(":")[0]) for line in listed.splitlines()}
     features = sorted({name for name, module in _FEATURES if module in known})
     link.unlink()
+    shutil.rmtree(extracted)
     _finish(arguments, paths, [])
     return {"release": f"{releases[0]}\n", "features": "".join(f"{name}\n" for name in features)}
 
@@ -152,8 +154,8 @@ def _take_vmlinuz(places: Sequence[Path], out: Path) -> None:
     found = next((path for path in places if path.is_file()), None)
     if found is None:
         raise MicroVMError("the kernel's packages hold no vmlinuz")
-    shutil.copyfile(found, out / "vmlinuz")
-    found.unlink()
+    found.rename(out / "vmlinuz")
+    (out / "vmlinuz").chmod(0o644)
 
 
 def pack(arguments: dict[str, Any], paths: dict[str, Path], report: Progress) -> None:
@@ -206,12 +208,13 @@ def _skeleton(root: Path) -> None:
 def _extract(debs: Sequence[Path], root: Path) -> None:
     """Extract packages side by side; the same paths of several packages are directories."""
     excludes = [f"--exclude=./usr/share/{name}" for name in _EXCLUDED]
+    dpkg_deb = str(process.require_program(*_DPKG_DEB))
+    tar = str(process.require_program("tar", "tar"))
+    extract = [tar, "-x", "--keep-directory-symlink", "-C", str(root), *excludes, "-f", "-"]
 
     def one(deb: Path) -> None:
-        tar = ["tar", "-x", "--keep-directory-symlink", "-C", str(root), *excludes, "-f", "-"]
-        process.pipe(
-            ["dpkg-deb", "--fsys-tarfile", deb], tar, timeout_s=600, doing=f"extract {deb.name}"
-        )
+        show = [dpkg_deb, "--fsys-tarfile", str(deb)]
+        process.pipe(show, extract, timeout_s=600, doing=f"extract {deb.name}")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(one, debs))
@@ -239,9 +242,10 @@ def _install(
 
 def _waves(debs: Sequence[Path]) -> list[list[Path]]:
     """Split packages into those that others' preinst scripts rely on, and the rest."""
+    dpkg_deb = str(process.require_program(*_DPKG_DEB))
 
     def control(deb: Path) -> dict[str, str]:
-        argv = ["dpkg-deb", "-f", str(deb), "Package", "Pre-Depends", "Depends"]
+        argv = [dpkg_deb, "-f", str(deb), "Package", "Pre-Depends", "Depends"]
         shown = process.run(argv, timeout_s=60, doing=f"read {deb.name}").stdout.decode()
         return dict(line.split(": ", 1) for line in shown.splitlines() if ": " in line)
 

@@ -1,13 +1,12 @@
 """Which layers a Debian guest has, what each is named by, and who makes it."""
 
-import errno
-import os
 import platform
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import CommandFailed, HostError, MicroVMError
+from microvm.errors import CommandFailed, DeadlineExceeded, HostError, MicroVMError
 from microvm.guests.debian import configuration, image, kernel_directory, runtime
 from microvm.guests.debian.apt import Apt
 from microvm.guests.debian.initrd import BOOT_MODULES, PLAIN_MODULES
@@ -20,8 +19,7 @@ from microvm.model.declaration import MicroVM
 from microvm.model.guest import GuestSystem, Layer, LockedPackage, SystemLock
 from microvm.model.identity import layer_uuid
 from microvm.model.progress import Event, Progress
-from microvm.store import Store, downloads, item_name
-from microvm.store.collect import write_checksums
+from microvm.store import Store, collect, downloads, item_name
 
 RECIPE = 2
 """Raised whenever this code makes other bytes of the same inputs."""
@@ -53,17 +51,6 @@ class Builder:
 
     def build(self) -> GuestSystem:
         """Return the guest system, made or found in the store. Raises `MicroVMError`."""
-        try:
-            return self._build()
-        except CommandFailed as error:
-            if os.strerror(errno.ENOSPC) not in error.message:
-                raise
-            raise HostError(
-                f"there is no space left for the store {self._store.path}: {error.message}",
-                hint="microvm store gc deletes what nothing refers to; --store names another place",
-            ) from error
-
-    def _build(self) -> GuestSystem:
         kernel = self._kernel()
         for locked in self._lock.layers[1:]:
             if locked.packages:
@@ -107,18 +94,22 @@ class Builder:
             self._name, self._microvm, self._lock, description, self._project_dir
         )
         run = list(self._microvm.system.run)
-        with self._store.temporary("sources") as staged:
+        declared = enumerate(self._microvm.system.files.values())
+        sources = {number: file.source for number, file in declared if file.source is not None}
+        with ExitStack() as stack:
+            binds = {}
             digests = {}
-            for number, file in enumerate(self._microvm.system.files.values()):
-                if file.source is not None:
-                    target = staged / f"{number}.tar"
-                    digests[number] = self._archive(file.source, target)
+            if sources:  # a build with nothing to do writes nothing
+                staged = stack.enter_context(self._store.temporary("sources"))
+                binds["sources"] = Bind(staged)
+                for number, source in sources.items():
+                    digests[number] = self._archive(source, staged / f"{number}.tar")
             self._layer(
                 "configuration",
                 "build_configuration",
                 {"contents": contents, "run": run, "sources": digests},
                 (),
-                binds={"sources": Bind(staged)},
+                binds=binds,
                 network=self._microvm.system.network,
             )
 
@@ -237,7 +228,7 @@ class _Making:
         if not (out / "image").exists():  # another process made the tree meanwhile
             self._inside("pack", {"tree": tree, "image": arguments["image"]}, {"image": out})
         out.chmod(0o755)
-        write_checksums(out, "image")
+        collect.write_checksums(out, "image")
         (out / "references").write_text(f"{tree}\n")
 
     def tree(self, tree: str, task: str, arguments: dict[str, Any], image_out: Path | None) -> None:
@@ -249,16 +240,34 @@ class _Making:
             binds = {"out": out}
             if image_out is not None:
                 binds["image"] = image_out
-            result = self._inside(task, arguments, binds)
+            try:
+                result = self._inside(task, arguments, binds)
+            except CommandFailed as error:
+                self._blame_packages(error)
+                raise
             out.chmod(0o755)
             if self._packages:
                 downloads.write_packages(out, [package.sha256 for package in self._packages])
             if isinstance(result, dict):
                 for name, text in result.items():
                     (out / name).write_text(text)
-                write_checksums(out, "vmlinuz", "initrd")
+                collect.write_checksums(out, "vmlinuz", "initrd")
 
         self._store.add(tree, make, progress=self._progress)
+
+    def _blame_packages(self, error: CommandFailed) -> None:
+        """Raise `HostError` when kept packages are damaged, and keep those no longer."""
+        damaged = []
+        for package in self._packages:
+            kept = self._store.packages / f"{package.sha256}.deb"
+            if collect.digest(kept) != package.sha256:
+                damaged.append(package.name)
+                kept.unlink()
+        if damaged:
+            raise HostError(
+                f"the store's copies of these packages were damaged: {', '.join(damaged)}",
+                hint="they are removed: run the same command again, which fetches them anew",
+            ) from error
 
     def _inside(self, task: str, arguments: dict[str, Any], writable: dict[str, Path]) -> Any:
         binds = {name: Bind(path, read_only=False) for name, path in writable.items()}
@@ -270,6 +279,7 @@ class _Making:
         return run_inside(
             f"{_TASKS}:{task}",
             arguments,
+            doing=f"make the {arguments.get('step', 'image')}",
             binds=binds,
             ids=self._store.ids,
             network=self._network,
@@ -283,11 +293,7 @@ def fetch(packages: Sequence[LockedPackage], store: Store, progress: Progress) -
 
     Raises `MicroVMError` when a mirror no longer has one.
     """
-    missing = [
-        package
-        for package in packages
-        if not downloads.use(store.packages / f"{package.sha256}.deb")
-    ]
+    missing = [package for package in packages if not _is_kept(package, store)]
     if not missing:
         return
     if gone := [package.name for package in missing if not package.url]:
@@ -296,44 +302,58 @@ def fetch(packages: Sequence[LockedPackage], store: Store, progress: Progress) -
             hint="run microvm lock --update",
         )
     total = sum(package.size for package in missing)
-    progress(Event(step="download", detail=f"{len(missing)} packages", done=0, total=total))
-    with store.temporary("download") as directory:
-        apt = Apt.prepare(directory / "apt", directory / "lists", (), architecture())
-        done = 0
-        for start in range(0, len(missing), 20):
-            batch = missing[start : start + 20]
-            try:
-                apt.download(batch, directory)
-            except MicroVMError as error:
-                error.hint = (
-                    "if the mirror no longer has a locked version: microvm lock --update; "
-                    "otherwise check the network and run the same command again"
-                )
-                raise
-            for package in batch:
-                _keep(directory / f"{package.sha256}.deb", store)
-                done += package.size
-            progress(Event(step="download", detail=batch[-1].name, done=done, total=total))
-    files.sync_directory(store.packages)
-    progress(
-        Event(
-            step="download",
-            detail=f"{len(missing)} packages",
-            done=total,
-            total=total,
-            finished=True,
+    count = f"{len(missing)} packages"
+    progress(Event(step="download", detail=count, done=0, total=total))
+    done = 0
+    try:
+        with store.temporary("download") as directory:
+            apt = Apt.prepare(directory / "apt", directory / "lists", (), architecture())
+            for start in range(0, len(missing), 20):
+                batch = missing[start : start + 20]
+                _download(batch, apt, directory, store)
+                done += sum(package.size for package in batch)
+                progress(Event(step="download", detail=batch[-1].name, done=done, total=total))
+        files.sync_directory(store.packages)
+    except OSError as error:
+        raise files.explain(error, f"keep {count} in the store") from error
+    progress(Event(step="download", detail=count, done=total, total=total, finished=True))
+
+
+def _is_kept(package: LockedPackage, store: Store) -> bool:
+    path = store.packages / f"{package.sha256}.deb"
+    try:
+        whole = path.stat().st_size == package.size
+    except FileNotFoundError:
+        return False
+    return whole and downloads.use(path)
+
+
+def _download(batch: Sequence[LockedPackage], apt: Apt, directory: Path, store: Store) -> None:
+    try:
+        apt.download(batch, directory)
+    except (CommandFailed, DeadlineExceeded) as error:
+        error.hint = (
+            "if the mirror no longer has a locked version: microvm lock --update; "
+            "otherwise check the network and run the same command again"
         )
-    )
+        raise
+    for package in batch:
+        _settle(directory / f"{package.sha256}.deb")
+    # What is there under its name is taken for whole, also after a power cut.
+    files.sync_filesystem(directory)
+    for package in batch:
+        name = f"{package.sha256}.deb"
+        (directory / name).replace(store.packages / name)
 
 
-def _keep(downloaded: Path, store: Store) -> None:
+def _settle(downloaded: Path) -> None:
+    """Make a download a file of its own that all may read."""
     if downloaded.is_symlink():  # from a repository on this machine
         data = downloaded.read_bytes()
         downloaded.unlink()
         downloaded.write_bytes(data)
     downloaded.chmod(0o644)
     downloads.use(downloaded)  # apt gives it the mirror's time
-    downloaded.replace(store.packages / downloaded.name)
 
 
 def _shallow(system: GuestSystem) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,9 +20,9 @@ class Lists:
         self.current = current
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes away; waits for them."""
-        with files.lock(self.current.with_suffix(".lock")):
+    def held(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Keep other processes away; waits for them, and calls `waiting` before it does."""
+        with files.lock(self.current.with_suffix(".lock"), waiting=waiting):
             yield
 
     def find(self, known: Sequence[Mapping[str, str]]) -> Path | None:
@@ -37,17 +37,21 @@ class Lists:
     def keep(self, states: Mapping[str, str]) -> None:
         """Keep the current lists under their state; forget the states not used for longest."""
         target = self._path(states)
+        # Half of a state must not be taken for one: it is made and removed under another name.
+        half = self.current.with_name(f"{self.current.name}-half")
+        if half.exists():
+            shutil.rmtree(half)
         if not target.is_dir():
-            fresh = target.with_suffix(".new")
-            shutil.rmtree(fresh, ignore_errors=True)
             # Links: apt replaces lists and never writes into one.
-            shutil.copytree(self.current, fresh, copy_function=os.link)
-            fresh.rename(target)
+            shutil.copytree(self.current, half, copy_function=os.link)
+            files.sync_filesystem(half)
+            half.rename(target)
         os.utime(target)
         os.utime(self.current)
         states_kept = self.current.parent.glob(f"{self.current.name}-state-*")
         for path in sorted(states_kept, key=lambda path: path.stat().st_mtime)[:-KEPT]:
-            shutil.rmtree(path)
+            path.rename(half)
+            shutil.rmtree(half)
 
     def _path(self, states: Mapping[str, str]) -> Path:
         digest = item_name("state", dict(states)).partition("-")[0]

@@ -96,7 +96,12 @@ def resolve(
     text = "\n".join(source.paragraph() for source in found)
     lists = Lists(store.lists / item_name("lists", [text, arch]))
     known = [lock.mirrors for lock in (old, *neighbours) if lock is not None]
-    with store.temporary("resolve") as directory, lists.held():
+
+    def waiting() -> None:
+        detail = f"for another build that fetches the lists of {microvm.system.release}"
+        progress(Event(step="wait", detail=detail))
+
+    with store.temporary("resolve") as directory, lists.held(waiting):
         kept = None if update else lists.find(known)
         apt = Apt.prepare(directory / "apt", kept or lists.current, found, arch)
         if kept is None:
@@ -179,7 +184,10 @@ def _keep_local(
     names: Sequence[str], project_dir: Path, directory: Path, store: Store
 ) -> dict[str, LockedPackage]:
     """Copy local `.deb` files to where packages are kept, and return them as locked."""
-    found = {}
+    found: dict[str, LockedPackage] = {}
+    if not names:
+        return found
+    dpkg_deb = process.require_program("dpkg-deb", "dpkg")
     directory.mkdir(exist_ok=True)
     for name in names:
         path = project_dir / name
@@ -187,7 +195,7 @@ def _keep_local(
         shutil.copyfile(path, directory / f"{digest}.deb")
         files.write_atomic(store.packages / f"{digest}.deb", path.read_bytes())
         fields = process.run(
-            ["dpkg-deb", "-f", path, "Package", "Version", "Architecture"],
+            [dpkg_deb, "-f", path, "Package", "Version", "Architecture"],
             timeout_s=30,
             doing=f"read the package {path}",
         )

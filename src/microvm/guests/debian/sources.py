@@ -1,5 +1,6 @@
 """Where packages come from: the declared words as apt sources."""
 
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,17 @@ def distribution(release: str) -> str:
         return "ubuntu"
     if release in DEBIAN:
         return "debian"
-    known = ", ".join((*DEBIAN, *UBUNTU))
-    raise SpecError(
-        [
-            Problem(
-                where="system.release",
-                message=f"{release!r} is no known release",
-                hint=f"known are {known}",
-            )
-        ]
+    raise SpecError([unknown_release(release)])
+
+
+def unknown_release(release: str) -> Problem:
+    """Return the problem of a release that no table here has, with the nearest name."""
+    known = (*DEBIAN, *UBUNTU)
+    near = difflib.get_close_matches(release, known, n=1)
+    return Problem(
+        where="system.release",
+        message=f"{release!r} is no known release",
+        hint=(f"did you mean {near[0]}? " if near else "") + f"known are {', '.join(known)}",
     )
 
 
