@@ -97,8 +97,8 @@ import microvm
 store = microvm.Store.open()
 project = microvm.load("./demo", overrides=["mem=1024"])
 runner = microvm.build(project, store=store)
-job = microvm.Options(job=("make", "test"), ephemeral=True, timeout_s=600)
-outcome = microvm.run(project, store=store, options=job)
+job = microvm.Options(job=("make", "test"), timeout_s=600)
+outcome = microvm.run(project, store=store, options=job, ephemeral=True)
 print(outcome.exit_code, outcome.reason)
 ```
 

@@ -67,6 +67,9 @@ def test_build_box_compiles_a_directory_of_the_host(microvm_cli, example, virtio
     ran = microvm_cli("run", "--ephemeral", str(project), "--", "make", timeout=500)
     assert ran.returncode == 0, ran.stderr
     assert (project / "src/hello").stat().st_mode & 0o111
+    # Nothing of the machine stays, neither its state nor what would keep its runner in the store.
+    assert list(Path(microvm_cli.env["XDG_STATE_HOME"]).glob("microvm/build-box-*/*")) == []
+    assert list(Path(microvm_cli.env["TMPDIR"]).glob("microvm-*")) == []
 
 
 def test_shares_reach_both_ways_over_both_protocols(microvm_cli, example, virtiofsd):

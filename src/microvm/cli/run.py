@@ -56,7 +56,6 @@ def main(args: Namespace) -> int:
     project = project_options.project_of(args)
     options = microvm.Options(
         job=args.command or None,
-        ephemeral=args.ephemeral,
         reset_root=args.reset_root,
         timeout_s=args.timeout,
         up_timeout_s=args.boot_timeout,
@@ -72,7 +71,7 @@ def main(args: Namespace) -> int:
         took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in steps.times.items())
         _say(f"built in {sum(steps.times.values()):.1f} s: {took}")
     began = time.monotonic()
-    outcome = microvm.run(project, store=store, options=options)
+    outcome = microvm.run(project, store=store, options=options, ephemeral=args.ephemeral)
     if outcome.exit_code in (0,) or (args.command and not outcome.console):
         if args.until_up:
             _say(f"{outcome.reason}, {time.monotonic() - began:.1f} s after its start")

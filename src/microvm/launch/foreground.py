@@ -1,8 +1,6 @@
 """A machine in the foreground: its console on the terminal, or a job on our standard streams."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,8 +22,6 @@ class Options:
     """Command to run in the guest instead of a login."""
     directory: str = ""
     """Where the job starts; empty: the user's home."""
-    ephemeral: bool = False
-    """Keep no state: volumes are made anew and thrown away."""
     reset_root: bool = False
     """Make the root volume anew."""
     timeout_s: float | None = None
@@ -48,9 +44,6 @@ def foreground(
     Raises `MicroVMError` when it can't be started.
     """
     with ExitStack() as stack:
-        if options.ephemeral:
-            state_dir = Path(tempfile.mkdtemp(prefix="microvm-"))
-            stack.callback(shutil.rmtree, state_dir, ignore_errors=True)
         name = planning.load_runner(runner_dir).name
         lock = stack.enter_context(starting.machine_lock(state_dir, name))
         interactive = options.job is None and os.isatty(0) and os.isatty(1)

@@ -1,7 +1,9 @@
 """The verbs of a project: lock, build, plan, run."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from microvm import guests
@@ -146,22 +148,30 @@ def run(
     *,
     store: Store,
     options: Options | None = None,
+    ephemeral: bool = False,
     progress: Progress = silent,
 ) -> Outcome:
-    """Build a MicroVM and run it in the foreground until it ends. Raises `MicroVMError`."""
-    from dataclasses import replace
+    """Build a MicroVM and run it in the foreground until it ends. Raises `MicroVMError`.
 
+    `ephemeral` makes its volumes anew, and throws them and all other state away at the end.
+    """
     chosen = name or project.pick()
     microvm = project.get(chosen)
-    machine = state.machine_dir(project, chosen)
-    try:
-        machine.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.explain(error, f"make the state directory {machine}") from error
-    # The link keeps the runner from the collector for as long as this state exists.
-    link = machine / "current"
-    directory = build(project, chosen, store=store, out_link=link, progress=progress)
-    chosen_options = replace(options or Options(), directory=microvm.system.workdir or "")
-    return foreground(
-        directory, state_dir=machine, project_dir=project.directory, options=chosen_options
-    )
+    with ExitStack() as stack:
+        machine = state.machine_dir(project, chosen)
+        if ephemeral:
+            scratch = tempfile.TemporaryDirectory(prefix="microvm-", ignore_cleanup_errors=True)
+            machine = Path(stack.enter_context(scratch))
+        try:
+            machine.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.explain(error, f"make the state directory {machine}") from error
+        # The link keeps the runner from the collector for as long as this state exists.
+        link = machine / "current"
+        directory = build(project, chosen, store=store, out_link=link, progress=progress)
+        return foreground(
+            directory,
+            state_dir=machine,
+            project_dir=project.directory,
+            options=replace(options or Options(), directory=microvm.system.workdir or ""),
+        )
