@@ -5,6 +5,8 @@ import pty
 import subprocess
 import sys
 
+from microvm.model.progress import counted
+
 CODE = """
 from microvm.cli import progress
 from microvm.model.progress import Event
@@ -45,3 +47,9 @@ def test_a_terminal_keeps_the_notes_and_every_step_counts_its_own_time():
     assert b"microvm: lock: web: less 1 -> 2\r\n" in shown
     assert b"microvm: lock: web: more 1 -> [3]\r\n" in shown
     assert b"0:00:01" in shown.rpartition(b"base layer")[2]
+
+
+def test_one_of_a_thing_is_told_as_one():
+    assert [counted(number, "package") for number in (0, 1, 2)] == [
+        "0 packages", "1 package", "2 packages",
+    ]  # fmt: skip

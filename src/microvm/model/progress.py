@@ -26,5 +26,10 @@ Progress = Callable[[Event], None]
 """Takes events; it must be quick and must not raise."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 package`, `2 packages`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def silent(event: Event) -> None:
     """Take an event and show nothing."""

@@ -15,7 +15,7 @@ from typing import Any
 from microvm.errors import MicroVMError
 from microvm.guests.debian import chroot, configuration, image, initrd, kernel_directory, tree
 from microvm.host import process
-from microvm.model.progress import Event, Progress
+from microvm.model.progress import Event, Progress, counted
 
 _EXCLUDED = ("doc", "man", "info", "lintian", "locale", "groff", "linda", "bug")
 DPKG_CONFIGURATION = "".join(
@@ -47,7 +47,7 @@ def build_base(arguments: dict[str, Any], paths: dict[str, Path], report: Progre
     with root as merged:
         _skeleton(merged)
         debs = _packages(arguments, paths)
-        report(Event(step="base layer", detail=f"extract {len(debs)} packages"))
+        report(Event(step="base layer", detail=f"extract {counted(len(debs), 'package')}"))
         _extract(debs, merged)
         _install(merged, [debs], arguments, report)
     _finish(arguments, paths, [])
@@ -233,7 +233,7 @@ def _install(
         archives.mkdir()
         for debs in filter(None, waves):
             names = _hand_over(debs, archives)
-            report(Event(step=step, detail=f"unpack {len(debs)} packages"))
+            report(Event(step=step, detail=f"unpack {counted(len(debs), 'package')}"))
             chroot.run(root, [*_DPKG, "--unpack", *names], date=date, doing="unpack packages")
             report(Event(step=step, detail="configure packages"))
             chroot.run(root, [*_DPKG, "--configure", "-a"], date=date, doing="configure packages")

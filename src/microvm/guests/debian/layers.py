@@ -18,7 +18,7 @@ from microvm.model.codec import to_plain
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import GuestSystem, Layer, LockedPackage, SystemLock
 from microvm.model.identity import layer_uuid
-from microvm.model.progress import Event, Progress
+from microvm.model.progress import Event, Progress, counted
 from microvm.store import Store, collect, downloads, item_name
 
 RECIPE = 2
@@ -302,7 +302,7 @@ def fetch(packages: Sequence[LockedPackage], store: Store, progress: Progress) -
             hint="run microvm lock --update",
         )
     total = sum(package.size for package in missing)
-    count = f"{len(missing)} packages"
+    count = counted(len(missing), "package")
     progress(Event(step="download", detail=count, done=0, total=total))
     done = 0
     try:
