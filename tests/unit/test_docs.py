@@ -1,6 +1,7 @@
 """The handbook says what is there."""
 
 import re
+import tomllib
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -52,3 +53,14 @@ def test_every_how_to_page_is_in_the_navigation(page):
 def test_every_example_has_a_how_to_page():
     examples = {path.parent.name for path in (DOCS.parent / "examples").glob("*/microvm*")}
     assert {path.stem for path in DOCS.glob("how-to/*.md")} >= examples
+
+
+def test_what_running_the_examples_leaves_behind_does_not_ship():
+    build = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    left = [
+        f"/{ignored.parent.relative_to(DOCS.parent)}/{name}"
+        for ignored in (DOCS.parent / "examples").glob("*/.gitignore")
+        for name in ignored.read_text().split()
+    ]
+    assert len(left) == 2
+    assert {"microvm.lock", *left} == set(build["exclude"])
