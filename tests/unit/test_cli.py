@@ -125,6 +125,22 @@ def test_fields_are_changed_by_set_and_hypervisor(cli, project):
     assert "firecracker" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("template", "place", "said"),
+    [
+        ("default", "new", "microvm run ./new"),
+        ("web", ".", "microvm run"),
+        ("job", "new", "microvm run --ephemeral ./new -- make"),
+        ("job", "a b", "microvm run --ephemeral './a b' -- make"),
+        ("python", "new", "microvm run ./new#worker-1"),
+        ("python", ".", "microvm run worker-1"),
+    ],
+)
+def test_init_names_the_command_to_type_now(cli, tmp_path, template, place, said):
+    made = cli("init", place, "--template", template, cwd=tmp_path)
+    assert made.stderr == f"microvm: next: {said}\n"
+
+
 @pytest.mark.parametrize("template", ["default", "web", "job", "python"])
 def test_init_writes_a_project_that_passes_check(cli, tmp_path, template):
     target = tmp_path / "new"

@@ -1,5 +1,6 @@
 """`microvm init`."""
 
+import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -41,6 +42,16 @@ def main(args: Namespace) -> int:
     """Write a project."""
     for path in microvm.init(args.directory, args.template):
         print(path)
-    where = "" if args.directory == Path() else f" ./{args.directory}"
-    print(f"microvm: next: microvm run{where}", file=sys.stderr)
+    print(f"microvm: next: {_next(args.template, args.directory)}", file=sys.stderr)
     return 0
+
+
+def _next(template: str, directory: Path) -> str:
+    """Return the command to type now."""
+    place = str(directory) if directory.is_absolute() else f"./{directory}"
+    here = directory == Path()
+    if template == "python":  # it has several
+        return f"microvm run {'' if here else f'{place}#'}worker-1"
+    words = ["microvm run", *(["--ephemeral"] if template == "job" else [])]
+    words += [] if here else [shlex.quote(place)]
+    return " ".join([*words, *(["-- make"] if template == "job" else [])])
