@@ -1,8 +1,9 @@
 """`microvm run`."""
 
+import math
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import suppress
 
 import microvm
@@ -30,17 +31,19 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--ephemeral", action="store_true", help="throw volumes and other state away at the end"
     )
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end it after this time")
+    parser.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="end it after this time"
+    )
     parser.add_argument(
         "--boot-timeout",
-        type=float,
+        type=_seconds,
         default=300.0,
         metavar="SECONDS",
         help="time until the guest is up (default 300)",
     )
     parser.add_argument(
         "--stop-timeout",
-        type=float,
+        type=_seconds,
         default=90.0,
         metavar="SECONDS",
         help="time for a clean shutdown, before the guest is killed (default 90)",
@@ -49,6 +52,16 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--reset-root", action="store_true", help="make a root volume anew; its contents are lost"
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ArgumentTypeError(f"{text!r} is no time: a number of seconds above 0")
+    return seconds
 
 
 def main(args: Namespace) -> int:

@@ -60,9 +60,11 @@ class Project:
         raise SpecError([Problem(file=str(self.file), message=message, hint=hint)])
 
     def get(self, name: str) -> MicroVM:
-        """Return a valid MicroVM. Raises `SpecError` with all problems when there are any."""
+        """Return a valid MicroVM. Raises `SpecError` with all problems, or that there is none."""
         if self.problems:
             raise SpecError(self.problems)
+        if name not in self.microvms:
+            raise _unknown(name, name, self.names, self.file)
         return self.microvms[name]
 
 
@@ -137,10 +139,14 @@ def _known(reference: Reference, names: Sequence[str], file: Path) -> None:
         hint = "declare one: a table [microvms.NAME]"
         raise SpecError([Problem(file=str(file), message="it declares no MicroVM", hint=hint)])
     if reference.name is not None and reference.name not in names:
-        near = difflib.get_close_matches(reference.name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
-        message = f"there is no MicroVM {reference.name!r} in {file}"
-        raise SpecError([Problem(where=reference.text, message=message, hint=hint)])
+        raise _unknown(reference.text, reference.name, names, file)
+
+
+def _unknown(where: str, name: str, names: Sequence[str], file: Path) -> SpecError:
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
+    message = f"there is no MicroVM {name!r} in {file}"
+    return SpecError([Problem(where=where, message=message, hint=hint)])
 
 
 def _validated(
