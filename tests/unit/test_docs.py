@@ -1,6 +1,7 @@
 """The handbook says what is there."""
 
 import re
+import shlex
 import tomllib
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+import microvm
+from microvm import cli
 from microvm.model.declaration import MicroVM
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -64,3 +67,40 @@ def test_what_running_the_examples_leaves_behind_does_not_ship():
     ]
     assert len(left) == 2
     assert {"microvm.lock", *left} == set(build["exclude"])
+
+
+NETWORK = 'interfaces = [{ type = "user", id = "net0" }]\n'
+
+
+def blocks(language):
+    pages = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+    return [
+        pytest.param(text, id=f"{page.name}-{number}")
+        for page in pages
+        for number, text in enumerate(
+            re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        )
+    ]
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_declarations_in_the_handbook_are_valid(text, tmp_path):
+    table = "[microvms.vm]\n" + ("" if "interfaces" in text else NETWORK)  # around a fragment
+    whole = text if "[microvms." in text else table + text
+    (tmp_path / "microvm.toml").write_text(whole)
+    assert microvm.load(str(tmp_path)).problems == ()
+
+
+@pytest.mark.parametrize("text", [b for b in blocks("python") if "microvms = " in b.values[0]])
+def test_python_projects_in_the_handbook_are_valid(text, tmp_path):
+    (tmp_path / "microvms.py").write_text(text)
+    assert microvm.load(str(tmp_path)).problems == ()
+
+
+@pytest.mark.parametrize("text", blocks("sh"))
+def test_commands_in_the_handbook_have_options_that_there_are(text):
+    for line in text.replace("&&", "\n").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["microvm"]:
+            words = words[1 : words.index("--") if "--" in words else None]
+            cli.parser().parse_args(words)
