@@ -1,6 +1,7 @@
 """apt-get with a configuration, lists and a package database of our own, never the host's."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,10 @@ class Apt:
             path.mkdir(parents=True, exist_ok=True)
         (directory / "status").touch()
         text = "\n".join(source.paragraph() for source in sources)
-        (directory / "all.sources").write_text(text)
+        listed = directory / "all.sources"
+        listed.write_text(text)
+        # apt takes a cache older than this file for stale; lists of other sources lie elsewhere.
+        os.utime(listed, (0, 0))
         settings = {
             "Dir": f"{directory}/",
             "Dir::Etc::main": "/dev/null",
@@ -61,6 +65,8 @@ class Apt:
             "Dir::State::lists": str(lists),
             "Dir::State::status": f"{directory}/status",
             "Dir::Cache": f"{directory}/cache",
+            # What apt makes of the lists alone, kept beside them for the next universe.
+            "Dir::Cache::srcpkgcache": f"{lists}/srcpkgcache.bin",
             "APT::Architecture": architecture,
             "APT::Architectures": architecture,
             "APT::Install-Recommends": "false",
@@ -208,7 +214,7 @@ class Apt:
         stanzas = ""
         if repository:
             stanzas = self._run(
-                ["apt-cache", "show", "--no-all-versions", *repository],
+                ["apt-cache", "show", *repository],
                 SOLVE_TIMEOUT_S,
                 "read package descriptions",
             )

@@ -153,13 +153,12 @@ def _layers(
 
 def _kernel(microvm: MicroVM, apt: Apt) -> tuple[LockedPackage, ...]:
     """Return the packages that are only extracted: kernel, its modules, the initrd's busybox."""
-    packages = [*apt.locate(["busybox-static"])]
+    names = ["busybox-static"]
     flavour = kernel_flavour(microvm)
     if flavour in ("cloud", "generic"):
         meta = _KERNELS[distribution(microvm.system.release), flavour].format(architecture())
-        names = sorted(apt.closure(meta, _KERNEL_PART))
-        packages += apt.locate(names)
-    return tuple(sorted(packages, key=lambda package: package.name))
+        names += apt.closure(meta, _KERNEL_PART)
+    return apt.locate(names)
 
 
 def _kernel_release(layers: Sequence[LockedLayer]) -> str:
