@@ -95,6 +95,10 @@ class UserCommandLine(CommandLine):
     def start(self, *arguments: str, **options: object) -> "subprocess.Popen[bytes]":
         return super().start(*arguments, **{"cwd": self.home, **options})
 
+    def may_write(self, path: str) -> bool:
+        argv = [*self.python[:-1], "test", "-w", path]
+        return subprocess.run(argv, cwd="/", check=False).returncode == 0
+
     def own(self, *paths: Path) -> None:
         """Give files that root made to the user."""
         for path in paths:

@@ -299,7 +299,7 @@ def test_a_full_disk_for_the_state_is_told_and_leaves_no_half_volume(disk, place
     volume = "[[microvms.small.volumes]]\nimage = 'd.img'\nsize = 64\nmount_point = '/d'"
     place.declare("state", volume)
     resize(1)
-    (where / "fill").write_bytes(b"x" * (1 << 19))
+    (where / "fill").write_bytes(b"x" * ((1 << 20) - (48 << 10)))
     state = {"XDG_STATE_HOME": str(where / "state")}
     ran = place.cli("run", str(place.project), "--", "true", extra=state, timeout=300)
     assert ran.returncode == 125

@@ -1,12 +1,15 @@
 """Projects are loaded whole, and everything that is wrong with one is told at once."""
 
+import hashlib
 import json
+import subprocess
 
 import pytest
 
 import microvm
-from microvm.errors import SpecError, StateError
+from microvm.errors import HostError, MicroVMError, SpecError, StateError
 from microvm.model.codec import from_plain, to_plain
+from microvm.model.guest import LockedLayer, LockedPackage
 from microvm.projects import lockfile, overrides, reference
 from microvm.projects.merging import merge
 
@@ -15,6 +18,13 @@ def project(directory, text, name="microvm.toml"):
     directory.mkdir(exist_ok=True)
     (directory / name).write_text(text)
     return str(directory)
+
+
+PACKAGE = LockedPackage(name="a", version="1", architecture="all", sha256="0" * 64, size=1, url="u")
+LOCK = microvm.SystemLock(
+    request="r", date=1, mirrors={"m": "1"}, sources="s", kernel_release="k",
+    layers=(LockedLayer(name="base", packages=(PACKAGE,)),),
+)  # fmt: skip
 
 
 def problems(directory, text):
@@ -63,6 +73,16 @@ def test_what_a_python_project_raises_is_told_with_its_line(tmp_path):
         microvm.load(project(tmp_path, "x = 1\nprint(1 / 0)\n", "microvms.py"))
     assert caught.value.problems[0].line == 2
     assert "ZeroDivisionError" in caught.value.message
+
+
+def test_a_python_project_that_exits_is_told_and_what_it_prints_is_talk(tmp_path, capsys):
+    for number, code in enumerate(("import sys\nsys.exit(3)\n", "import sys\nraise SystemExit\n")):
+        with pytest.raises(SpecError, match=r"sys.exit") as caught:
+            microvm.load(project(tmp_path / str(number), code, "microvms.py"))
+        assert caught.value.problems[0].line == 2
+    text = "from microvm import MicroVM\nprint('hello')\nmicrovms = {'a': MicroVM()}\n"
+    microvm.load(project(tmp_path / "talks", text, "microvms.py"))
+    assert capsys.readouterr() == ("", "hello\n")
 
 
 @pytest.mark.parametrize(
@@ -195,11 +215,48 @@ def test_packages_of_defaults_and_microvm_add_up_and_tables_merge():
 
 
 @pytest.mark.parametrize(
-    "text", ["git+ftp://x/y", "git+https://x/y?rev=1", "a#B", "./nosuch#a", "~nosuchuser/x#a"]
+    ("text", "said"),
+    [
+        ("git+ftp://x/y", "a Git reference is"),
+        ("git+https://x/y?rev=1", "ref=BRANCH"),
+        ("a#B", "'B' is no name"),
+        ("a#b#c", "'b#c' is no name"),
+        ("./nosuch#a", "there is no .*nosuch"),
+        ("/etc/passwd", "/etc/passwd is not a directory"),
+        ("~no-such-user-here/project", "no home directory for ~no-such-user-here"),
+        ("examples#nosuch", "there are build-box, hello"),
+    ],
 )
-def test_references_that_can_mean_nothing_are_refused(text):
-    with pytest.raises(SpecError):
+def test_references_that_can_mean_nothing_are_refused(text, said):
+    with pytest.raises(SpecError, match=said):
         reference.parse(text)
+
+
+def test_a_bare_word_that_is_a_directory_gets_the_way_to_say_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "box").mkdir()
+    for word, hint in (("box", "did you mean ./box?"), (".", "microvm init")):
+        with pytest.raises(SpecError) as caught:
+            microvm.load(word)
+        assert hint in (caught.value.problems[0].hint or "")
+
+
+@pytest.mark.parametrize("name", ["microvm.toml", "microvms.py"])
+def test_a_project_file_that_is_none_is_told(tmp_path, name):
+    (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(SpecError, match=f"{name} is a link to nowhere, which is not there"):
+        microvm.load(str(tmp_path))
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(SpecError, match=f"{name}: it can't be read: Is a directory"):
+        microvm.load(str(tmp_path))
+
+
+def test_an_unknown_release_is_a_problem_before_anything_is_built(tmp_path):
+    text = "[microvms.web.system]\nrelease = 'trixy'\n"
+    [problem] = problems(tmp_path, text)
+    assert (problem.line, problem.where) == (2, "microvms.web.system.release")
+    assert "did you mean trixie?" in (problem.hint or "")
 
 
 def test_a_git_reference_has_url_ref_and_name():
@@ -207,23 +264,44 @@ def test_a_git_reference_has_url_ref_and_name():
     assert (parsed.git_url, parsed.git_ref, parsed.name) == ("https://host/repo", "v1", "web")
 
 
-def test_a_foreign_project_must_be_trusted_with_the_host(tmp_path, tool):
-    import subprocess
-
+@pytest.fixture
+def repository(tmp_path, tool):
+    """Make a Git repository of a project, and return its URL."""
     git = tool("git")
-    source = tmp_path / "source"
-    project(
-        source,
+
+    def make(text):
+        source = tmp_path / "source"
+        project(source, text)
+        for words in (
+            ["init", "-q"],
+            ["add", "."],
+            ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m"],
+        ):
+            subprocess.run([git, "-C", str(source), *words], check=True)
+        return f"git+file://{source}"
+
+    return make
+
+
+def test_a_fetch_that_was_killed_is_no_obstacle_and_a_failed_one_leaves_nothing(repository):
+    url = repository("[microvms.a]\n")
+    checkout = microvm.load(url).directory
+    for name in ("shallow.lock", "index.lock"):
+        (checkout / ".git" / name).touch()
+    assert microvm.load(url).names == ("a",)
+    with pytest.raises(MicroVMError, match=r"at nosuch(?s:.)*couldn't find remote ref"):
+        microvm.load(f"{url}?ref=nosuch")
+    wanted = f"{url.removeprefix('git+')}\0nosuch".encode()
+    cached = checkout.parents[1] / hashlib.sha256(wanted).hexdigest()[:32]
+    assert [path.name for path in cached.iterdir()] == ["lock"]
+
+
+def test_a_foreign_project_must_be_trusted_with_the_host(repository):
+    text = (
         '[microvms.a]\nqemu.extra_args = ["-x"]\n'
-        'shares = [{tag = "s", source = "/etc", mount_point = "/s"}]\n',
+        'shares = [{tag = "s", source = "/etc", mount_point = "/s"}]\n'
     )
-    for words in (
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m"],
-    ):
-        subprocess.run([git, "-C", str(source), *words], check=True)
-    url = f"git+file://{source}#a"
+    url = f"{repository(text)}#a"
     asked = {problem.where for problem in microvm.load(url).problems}
     assert asked == {"microvms.a.qemu.extra_args", "microvms.a.shares.0.source"}
     assert microvm.load(url, trusted=True).problems == ()
@@ -248,6 +326,28 @@ def test_a_damaged_lock_is_told_and_a_missing_one_is_empty(tmp_path):
     (tmp_path / "lock").write_text("{")
     with pytest.raises(StateError, match="damaged"):
         lockfile.read(tmp_path / "lock")
+    with pytest.raises(HostError, match=r"could not read .*: Is a directory"):
+        lockfile.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('"date": 1', '"date": "1"'),
+        ('"sha256": "0000', '"sha256": "../../'),
+        ('"size": 1', '"size": null'),
+        ('"url": "u"', '"url": []'),
+        ('"layers"', '"lairs"'),
+    ],
+)
+def test_a_lock_that_was_merged_by_hand_and_went_wrong_is_told(tmp_path, right, wrong):
+    lockfile.write(tmp_path / "lock", {"vm": LOCK})
+    text = (tmp_path / "lock").read_text()
+    assert text.count(right) == 1
+    (tmp_path / "lock").write_text(text.replace(right, wrong))
+    with pytest.raises(StateError, match="damaged") as caught:
+        lockfile.read(tmp_path / "lock")
+    assert "version control" in (caught.value.hint or "")
 
 
 def test_a_lock_survives_being_written_and_read(tmp_path):
@@ -263,6 +363,9 @@ def test_a_lock_survives_being_written_and_read(tmp_path):
     )  # fmt: skip
     lockfile.write(tmp_path / "lock", {"vm": lock})
     assert lockfile.read(tmp_path / "lock") == {"vm": lock}
+    lockfile.update(tmp_path / "lock", "other", lock)
+    assert lockfile.read(tmp_path / "lock") == {"vm": lock, "other": lock}
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     assert [str(change) for change in lockfile.changes("vm", None, lock)] == ["vm: + a 1"]
 
 

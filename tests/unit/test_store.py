@@ -127,7 +127,7 @@ def test_a_collection_waits_for_builds(store):
         collector.join(0.3)
         assert collector.is_alive()
         assert left(store.packages) == ["old.deb"]
-    collector.join(10)
+    collector.join(50)
     assert not collector.is_alive()
     assert left(store.packages) == []
 

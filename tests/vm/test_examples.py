@@ -60,6 +60,11 @@ def test_an_ordinary_user_builds_and_runs(user_cli):
     assert (ran.returncode, ran.stdout) == (0, "hello\n"), ran.stderr
     assert user_cli("store", "verify").returncode == 0
     assert user_cli("store", "gc").returncode == 0
+    if Path("/dev/kvm").exists() and not user_cli.may_write("/dev/kvm"):
+        forced = user_cli("run", "examples#hello", "--set", 'accel="kvm"', timeout=500)
+        assert forced.returncode == 4
+        assert "no permission on /dev/kvm" in forced.stderr
+        assert "usermod -aG kvm" in forced.stderr
 
 
 def test_build_box_compiles_a_directory_of_the_host(microvm_cli, example, virtiofsd):

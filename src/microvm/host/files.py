@@ -35,6 +35,8 @@ def obstacle(path: Path, kind: Callable[[int], bool] | None = None) -> str | Non
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            return f"{path} is a link to {path.readlink()}, which is not there"
         return f"there is no {path}"
     except OSError as error:
         return f"{path} can't be read: {error.strerror}"

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 from microvm.errors import CommandFailed, MicroVMError
@@ -22,6 +23,10 @@ _SAFE = [
     "protocol.ext.allow=never",
     "-c",
     "core.symlinks=true",
+    "-c",
+    "http.lowSpeedLimit=1",
+    "-c",
+    "http.lowSpeedTime=30",
 ]
 
 
@@ -33,20 +38,30 @@ def fetch(url: str, ref: str | None) -> Path:
     program = process.require_program("git", "git")
     key = hashlib.sha256(f"{url}\0{ref or ''}".encode()).hexdigest()[:32]
     directory = cache_dir() / "git" / key
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.explain(error, f"keep a checkout of {url}") from error
     tree = directory / _name(url)
     with files.lock(directory / "lock"):
         git = [str(program), *_SAFE, "-C", str(tree)]
-        if not (tree / ".git").is_dir():
-            tree.mkdir(exist_ok=True)
+        known = (tree / ".git/FETCH_HEAD").is_file()
+        if not known:
+            shutil.rmtree(tree, ignore_errors=True)
+            tree.mkdir()
             _run([*git, "init", "-q"], f"make a checkout of {url}")
         for stale in (tree / ".git").glob("*.lock"):
             stale.unlink()  # of a git that was killed: the lock around us is the real one
         source = url.removeprefix("file://") if url.startswith("file://") else url
-        _run(
-            [*git, "fetch", "-q", "--depth=1", "--no-tags", "--", source, ref or "HEAD"],
-            f"fetch {url}{f' at {ref}' if ref else ''}",
-        )
+        try:
+            _run(
+                [*git, "fetch", "-q", "--depth=1", "--no-tags", "--", source, ref or "HEAD"],
+                f"fetch {url}{f' at {ref}' if ref else ''}",
+            )
+        except MicroVMError:
+            if not known:
+                shutil.rmtree(tree, ignore_errors=True)
+            raise
         _run([*git, "checkout", "-q", "-f", "--detach", "FETCH_HEAD"], f"check {url} out")
         _run([*git, "clean", "-q", "-ffdx"], f"clean the checkout of {url}")
     return tree

@@ -121,7 +121,10 @@ def _file(text: str, directory: Path) -> Path:
         if why != f"there is no {file}":
             raise SpecError([Problem(where=text, message=str(why))])
     message = f"there is no microvm.toml or microvms.py in {directory}"
-    raise SpecError([Problem(where=text, message=message, hint="make one: microvm init")])
+    hint = "make one: microvm init"
+    if text != "." and "/" not in text and (directory / text).is_dir():
+        hint = f"did you mean ./{text}?"  # a bare word is a name in this directory
+    raise SpecError([Problem(where=text, message=message, hint=hint)])
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -43,7 +43,12 @@ def _importing(directory: Path) -> Iterator[None]:
 
 def _scope(path: Path) -> dict[str, Any]:
     scope: dict[str, Any] = {"__name__": "microvms", "__file__": str(path)}
-    code = compile(path.read_bytes(), str(path), "exec")
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        message = f"it can't be read: {error.strerror}"
+        raise SpecError([Problem(file=str(path), message=message)]) from error
+    code = compile(source, str(path), "exec")
     exec(code, scope)  # noqa: S102 - a Python project is a program; foreign ones need --trust
     return scope
 

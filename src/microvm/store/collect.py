@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from microvm.host import namespace, usage
@@ -63,7 +64,7 @@ def collect(store: "Store", *, dry_run: bool, everything: bool) -> Collected:
     """See `Store.collect`."""
     needed = _reachable(store, dry_run=dry_run)
     names = store.names()
-    garbage = [name for name in names if name not in needed]
+    garbage = _referrers_first(store, {name for name in names if name not in needed})
     abandoned = store.abandoned()
     doomed = downloads.unneeded(store, needed, everything=everything)
     freed = sum(sizes(store, [*(store.path / name for name in garbage), *abandoned]))
@@ -81,6 +82,12 @@ def collect(store: "Store", *, dry_run: bool, everything: bool) -> Collected:
         freed=freed,
         kept=len(names) - len(garbage),
     )
+
+
+def _referrers_first(store: "Store", names: set[str]) -> list[str]:
+    """Order items so that, wherever a removal breaks off, what is left refers to nothing gone."""
+    graph = {name: [other for other in store.references(name) if other in names] for name in names}
+    return [*TopologicalSorter(graph).static_order()][::-1]
 
 
 def _remove(store: "Store", name: str) -> None:

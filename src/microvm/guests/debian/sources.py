@@ -117,6 +117,7 @@ def _mirror_sources(system: DebianSystem, signed_by: str) -> list[Source]:
 
 def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     """Ask mmdebstrap what it would use: its own list, written out by a hook that then stops it."""
+    process.require_program("apt-get", "apt")  # which mmdebstrap would miss in its own words
     program = process.require_program("mmdebstrap", "mmdebstrap")
     argv = [
         str(program),

@@ -51,6 +51,8 @@ def finish(tree: Path, lowers: list[Path], date: int, keep: Collection[str] = ()
 def _drop(tree: Path, keep: Collection[str]) -> None:
     for pattern in DROPPED:
         for path in tree.glob(pattern):
+            if not _is_real(tree, path.parent.relative_to(tree)):
+                continue  # it leads elsewhere, perhaps out of the tree
             if path.is_dir() and not path.is_symlink():
                 # The directory itself belongs to packages; what is in it does not.
                 _empty(path, tree, keep)
@@ -62,7 +64,7 @@ def _drop(tree: Path, keep: Collection[str]) -> None:
             names.remove("__pycache__")
             shutil.rmtree(Path(directory, "__pycache__"))
     identity = tree / "etc/machine-id"
-    if identity.is_file() and not identity.is_symlink():
+    if _is_real(tree, Path("etc")) and identity.is_file() and not identity.is_symlink():
         # Empty rather than absent: systemd then takes the machine's own without a first boot.
         identity.write_bytes(b"")
         identity.chmod(0o444)
