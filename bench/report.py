@@ -101,13 +101,24 @@ def page(rows: Sequence[Row], command: str, load: Sequence[float]) -> str:
         "# Performance\n\n"
         f"Written by `{command}`: medians of runs that took turns with the peer's, on the same machine in "
         "the same run, with packages downloaded already on both sides. A ratio below 1 is in our favour.\n\n"
-        f"{head}{''.join(line(row) + chr(10) for row in rows)}\n"
+        f"{_busy(load)}{head}{''.join(line(row) + chr(10) for row in rows)}\n"
         f"## What was not reached\n\n{reasons or 'Everything was.'}\n"
         f"## How it was measured\n\n{notes}\n"
         "Guest instructions: QEMU's `-icount shift=0,sleep=off` counts what the guest executes, so the "
         "numbers hardly depend on what else the machine does. Both sides boot with `idle=poll`, else the "
         "clock jumps to the next timer whenever the guest waits for a disk.\n\n"
         f"## With what\n\n{_machine(load)}"
+    )
+
+
+def _busy(load: Sequence[float]) -> str:
+    """Say what the clock is worth where others used the processors too."""
+    if max(load) <= (os.cpu_count() or 1) + 1:
+        return ""
+    return (
+        f"**The machine was busy**: a load of up to {max(load):.0f} on {os.cpu_count()} processors. What is "
+        "compared by the clock with a fixed limit took several times its usual time; the processor times "
+        "below, the ratios and the guest instructions tell more.\n\n"
     )
 
 

@@ -80,3 +80,9 @@ def test_the_page_lists_what_was_missed_with_the_reason():
     missed = page.partition("## What was not reached")[2].partition("## How")[0]
     assert missed.count("a thing") == 1
     assert "It is slow." in missed
+
+
+@pytest.mark.parametrize(("load", "said"), [((0.1, 0.2), False), ((0.1, 999.0), True)])
+def test_a_busy_machine_is_told_at_the_top(load, said):
+    top = report.page([row()], "make bench", load).partition("| what |")[0]
+    assert ("The machine was busy" in top) == said
