@@ -67,7 +67,7 @@ def _peer(row: Row, peer: Series) -> str:
     ratio = row.ratio(peer)
     if ratio is None:
         return f"{peer.name}: not measured: {peer.missing or 'ours is missing'}"
-    return f"{peer.name} {_shown(peer, row.unit)}: **{ratio:.2f} ×**"
+    return f"{peer.name} {_shown(peer, row.unit)}: **{ratio:.3g} ×**"
 
 
 def _spread(row: Row) -> str:
@@ -95,14 +95,14 @@ def page(rows: Sequence[Row], command: str, load: Sequence[float]) -> str:
         for row in missed
         if row.bound and not (verdict(row) == "reached" and row.bound.stretch is None)
     ]
-    reasons = "".join(f"- {row.what}: {verdict(row)}. {_reason(row)}\n" for row in missed)
+    reasons = "".join(f"- {row.what}: {_lack(row)}. {_reason(row)}\n" for row in missed)
     notes = "".join(f"- **{row.what}**: {row.how}. Spread: {_spread(row)}.\n" for row in rows)
     return (
         "# Performance\n\n"
         f"Written by `{command}`: medians of runs that took turns with the peer's, on the same machine in "
         "the same run, with packages downloaded already on both sides. A ratio below 1 is in our favour.\n\n"
         f"{_busy(load)}{head}{''.join(line(row) + chr(10) for row in rows)}\n"
-        f"## What was not reached\n\n{reasons or 'Everything was.'}\n"
+        f"## What was not reached\n\n{reasons or 'Everything was.\n'}\n"
         f"## How it was measured\n\n{notes}\n"
         "Guest instructions: QEMU's `-icount shift=0,sleep=off` counts what the guest executes, so the "
         "numbers hardly depend on what else the machine does. Both sides boot with `idle=poll`, else the "
@@ -120,6 +120,10 @@ def _busy(load: Sequence[float]) -> str:
         "compared by the clock with a fixed limit took several times its usual time; the processor times "
         "below, the ratios and the guest instructions tell more.\n\n"
     )
+
+
+def _lack(row: Row) -> str:
+    return "the stretch goal was not" if verdict(row) == "reached" else verdict(row)
 
 
 def _reason(row: Row) -> str:
