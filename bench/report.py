@@ -97,12 +97,13 @@ def page(rows: Sequence[Row], command: str, load: Sequence[float]) -> str:
     ]
     reasons = "".join(f"- {row.what}: {_lack(row)}. {_reason(row)}\n" for row in missed)
     notes = "".join(f"- **{row.what}**: {row.how}. Spread: {_spread(row)}.\n" for row in rows)
+    everything = "Everything was.\n"
     return (
         "# Performance\n\n"
         f"Written by `{command}`: medians of runs that took turns with the peer's, on the same machine in "
         "the same run, with packages downloaded already on both sides. A ratio below 1 is in our favour.\n\n"
         f"{_busy(load)}{head}{''.join(line(row) + chr(10) for row in rows)}\n"
-        f"## What was not reached\n\n{reasons or 'Everything was.\n'}\n"
+        f"## What was not reached\n\n{reasons or everything}\n"
         f"## How it was measured\n\n{notes}\n"
         "Guest instructions: QEMU's `-icount shift=0,sleep=off` counts what the guest executes, so the "
         "numbers hardly depend on what else the machine does. Both sides boot with `idle=poll`, else the "
