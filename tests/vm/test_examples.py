@@ -1,6 +1,8 @@
 """Every example runs as its page says, through the command line, on a real guest."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -148,9 +150,13 @@ def test_a_guest_that_is_not_up_in_time_shows_the_end_of_its_console(microvm_cli
 
 
 def test_a_root_that_is_missing_is_told_in_one_line(microvm_cli, tmp_path):
-    (tmp_path / "microvm.toml").write_text(
-        '[microvms.broken]\nkernel_params = ["microvm.layers=erofs:00000000-0000-0000-0000-000000000000"]\n'
-    )
+    declared = tmp_path / "microvm.toml"
+    declared.write_text("[microvms.broken]\n")
+    assert microvm_cli("build", str(tmp_path), timeout=500).returncode == 0
+    argv = json.loads(microvm_cli("plan", "--json", str(tmp_path)).stdout)["argv"]
+    line = re.sub(r"erofs:[0-9a-f]{8}", "erofs:00000000", argv[argv.index("-append") + 1])
+    # Of two kernel command lines qemu takes the last.
+    declared.write_text(f"[microvms.broken.qemu]\nextra_args = {json.dumps(['-append', line])}\n")
     ran = microvm_cli("run", "--until-up", str(tmp_path), timeout=300)
     assert ran.returncode == 1
     assert "no read-only disk has the UUID 00000000" in ran.stderr
