@@ -22,8 +22,9 @@ UP_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 90.0
 """As long as systemd gives a guest's service to stop."""
 SECOND_TRY_S = 3.0
-"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del, and that
-is pressed again: a guest that boots hears neither."""
+"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del, once: late
+in a shutdown the kernel takes that for a reset. The button is pressed again: a guest that boots
+does not hear it."""
 HELPER_GRACE_S = 2.0
 """A helper ends when its VMM does; one that the VMM outlives by this much has failed."""
 ANSWER_S = 1.0
@@ -323,9 +324,9 @@ class Session:
             self._next_try = Deadline(SECOND_TRY_S)
         elif self._next_try.expired:
             self._next_try = Deadline(SECOND_TRY_S)
-            self._pressed = True
+            again, self._pressed = self._pressed, True
             if not (self._job and self._job.ended):
-                self._press(power_button=False)
+                self._press(power_button=again)
 
     def _take_events(self) -> None:
         for event in self._qmp.drain() if self._qmp else ():
