@@ -179,6 +179,7 @@ def test_a_read_only_store_serves_what_it_has(place, read_only):
 
 def test_a_store_of_another_user_is_refused_in_one_message(user_cli, known):
     place = Place(user_cli, user_cli.home / "others", known.mirror)
+    place.declare("others")
     user_cli.own(place.project)
     for words in (["build", str(place.project)], ["store", "gc"], ["store", "verify"]):
         ran = user_cli("--store", "/root/microvm-store", *words)

@@ -7,7 +7,7 @@ import pytest
 
 from microvm.store import Store
 
-pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LISTS = f"{'1' * 32}-lists"
 STATE = f"{LISTS}-state-{'a' * 32}"
@@ -41,12 +41,12 @@ def test_a_collection_killed_at_each_system_call_leaves_whole_downloads(
                 strace, "-o", "/dev/null", "-e", f"trace={call}",
                 "-e", f"inject={call}:signal=SIGKILL:when={number}", *collect,
             ],
-            capture_output=True, timeout=60, env=microvm_cli.env,
+            capture_output=True, timeout=300, env=microvm_cli.env,
         )  # fmt: skip
         for name in (LISTS, STATE):
             place = store.lists / name
             assert not place.exists() or all((place / file).exists() for file in FILES)
-        again = subprocess.run(collect, capture_output=True, timeout=60, env=microvm_cli.env)
+        again = subprocess.run(collect, capture_output=True, timeout=300, env=microvm_cli.env)
         assert again.returncode == 0, again.stderr
         assert [*store.packages.iterdir(), *store.lists.iterdir(), *store.abandoned()] == []
         if ran.returncode == 0:

@@ -21,7 +21,7 @@ from microvm.model.progress import Event, silent
 from microvm.model.system import DebianSystem, File, Repository, Unit, User
 from microvm.store import Store
 
-pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 MIRROR = os.environ.get("MICROVM_TEST_MIRROR")
 SETXATTR = """perl -e '

@@ -6,7 +6,7 @@ import pytest
 
 import microvm
 
-pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.host, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def layers(runner):

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -43,10 +44,11 @@ def test_a_terminal_keeps_the_notes_and_every_step_counts_its_own_time():
     except OSError:
         pass  # the other end is closed
     os.close(ours)
-    assert process.wait(10) == 0
+    assert process.wait(50) == 0
     assert b"microvm: lock: web: less 1 -> 2\r\n" in shown
     assert b"microvm: lock: web: more 1 -> [3]\r\n" in shown
-    assert b"0:00:01" in shown.rpartition(b"base layer")[2]
+    # Not 0:00:00, and on a busy machine perhaps more than a second.
+    assert re.search(rb"0:00:0[1-9]", shown.rpartition(b"base layer")[2])
 
 
 def test_one_of_a_thing_is_told_as_one():

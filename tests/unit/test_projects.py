@@ -377,9 +377,9 @@ def test_a_thousand_microvms_load_in_seconds(tmp_path):
         for n in range(1000)
     )
     project(tmp_path, text)
-    began = time.monotonic()
+    began = time.process_time()
     assert len(microvm.load(f"{tmp_path}#vm-1").microvms) == 1000
-    assert time.monotonic() - began < 10  # 2 s is the mark; tests share their machine
+    assert time.process_time() - began < 6  # 2 s is the mark; a busy machine is slower
 
 
 def test_the_schema_describes_every_field():

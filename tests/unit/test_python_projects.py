@@ -120,7 +120,7 @@ def test_a_project_that_never_ends_is_ended_by_a_signal(project, number):
         try:
             assert command.stderr.readline() == b"running\n"
             command.send_signal(number)
-            _, told = command.communicate(timeout=10)
+            _, told = command.communicate(timeout=50)
         finally:
             command.kill()
     assert command.returncode == 128 + number

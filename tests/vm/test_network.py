@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600), pytest.mark.usefixtures("leftovers")]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200), pytest.mark.usefixtures("leftovers")]
 
 NETWORK = '[microvms.box]\ninterfaces = [{ type = "user", id = "net0" }]\n'
 ASK = "exec 3<>/dev/tcp/$0/$1 && echo hello >&3 && cat <&3"
