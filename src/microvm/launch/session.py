@@ -22,9 +22,9 @@ UP_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 90.0
 """As long as systemd gives a guest's service to stop."""
 SECOND_TRY_S = 3.0
-"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del, once: late
-in a shutdown the kernel takes that for a reset. The button is pressed again: a guest that boots
-does not hear it."""
+"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del, once:
+late in a shutdown the kernel takes that for a reset. The button is pressed again: a guest that
+boots does not hear it."""
 HELPER_GRACE_S = 2.0
 """A helper ends when its VMM does; one that the VMM outlives by this much has failed."""
 ANSWER_S = 1.0
