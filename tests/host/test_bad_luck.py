@@ -216,7 +216,7 @@ def test_a_port_that_is_taken_is_named_with_who_to_ask(make_place):
             + (f"[microvms.small.system]\nmirror = '{place.mirror}'\n" if place.mirror else "")
         )
         ran = place.cli("run", str(place.project), timeout=900)
-    refused(ran, 4, f"tcp port {port} of 127.0.0.1", "in use", "ss -tlnp")
+    refused(ran, 5, f"127.0.0.1:{port}/tcp", "in use", "ss -lnp")
 
 
 def test_an_image_that_somebody_elses_qemu_has_is_not_attached(place, tmp_path, tool):

@@ -44,6 +44,8 @@ def use(path: Path) -> bool:
         os.utime(path)
     except FileNotFoundError:
         return False
+    except PermissionError:  # somebody else put it there; it is used all the same
+        return path.exists()
     return True
 
 
