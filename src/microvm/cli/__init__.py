@@ -27,6 +27,11 @@ VERBS = {
     "completion": "print a completion script for bash, zsh or fish",
 }
 
+STORE_HELP = (
+    "where build results are kept (default: $MICROVM_STORE, else /var/lib/microvm/store as root, "
+    "~/.local/share/microvm/store otherwise)"
+)
+
 _EPILOG = """\
 references:
   PROJECT#NAME       MicroVM NAME of the project in directory PROJECT
@@ -38,7 +43,8 @@ references:
 
 exit status:
   0 done, 1 failed, 2 wrong usage, 3 wrong declaration, 4 the host lacks something,
-  5 something is in another state than this needs, 130 interrupted;
+  5 something is in another state than this needs, 124 a time limit is over,
+  128+N ended by signal N (130: Ctrl-C);
   run -- COMMAND: the command's own, and 125 for every failure of ours
 
 examples:
@@ -69,7 +75,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
         "--store",
         type=Path,
         metavar="DIR",
-        help="where build results are kept (default: $MICROVM_STORE, else a fixed place)",
+        help=STORE_HELP,
     )
     verbs = top.add_subparsers(dest="verb", metavar="COMMAND", title="commands", required=True)
     for verb, text in VERBS.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import microvm
+from microvm.cli import STORE_HELP
 
 COMPLETE_REFERENCE = {"bash": "_microvm_references", "zsh": "_microvm_references"}
 """Shell functions that `completion` defines."""
@@ -55,7 +56,7 @@ def add_store(parser: ArgumentParser) -> None:
         # The one before the verb stays where there is none after it.
         default=SUPPRESS,
         metavar="DIR",
-        help="where build results are kept (default: $MICROVM_STORE, else a fixed place)",
+        help=STORE_HELP,
     )
 
 
