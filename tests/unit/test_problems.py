@@ -154,3 +154,22 @@ def test_a_hint_that_problems_have_in_common_is_said_once(microvm_cli, tmp_path)
     assert ran.stderr.count("outside the project") == 1
     assert ran.stderr.count("adds arguments") == 1
     assert ran.stderr.count("--trust") == 1
+
+
+def test_what_is_there_twice_is_told_once_and_in_words(problems):
+    found = problems("""[microvms.web]
+interfaces = [{ type = "user", id = "net0" }]
+forward_ports = [{ host.port = 80, guest.port = 80 }, { host.port = 80, guest.port = 81 }]
+[[microvms.web.shares]]
+tag = "src"
+source = "."
+mount_point = "/src"
+[[microvms.web.shares]]
+tag = "src"
+source = "."
+mount_point = "/other"
+""")
+    assert [each.partition(": microvms.web.")[2] for each in found] == [
+        "forward_ports.1.host: the forwarded port 127.0.0.1:80/tcp is that of forward_ports.0.host too",
+        "shares.1.tag: the tag src is that of shares.0.tag too",
+    ]

@@ -11,7 +11,7 @@ from microvm.hypervisors.kernel_line import ROOM
 from microvm.hypervisors.qemu_plan import CONTROL, JOB, WATCH
 from microvm.model import forwards
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import names_device, shortest
+from microvm.model.devices import ForwardPort, names_device, shortest
 from microvm.projects import guest_rules, keypath
 
 SOCKET_LIMIT = 107
@@ -39,6 +39,10 @@ def _key(name: str) -> str:
     return keypath.join(("microvms", name))
 
 
+def _port(forward: ForwardPort) -> str:
+    return f"{forward.host.address or '127.0.0.1'}:{forward.host.port}/{forward.proto}"
+
+
 def _twice(pairs: Iterable[tuple[str, object]], what: str) -> Iterator[Problem]:
     first: dict[object, str] = {}
     for where, value in pairs:
@@ -55,7 +59,7 @@ def _devices(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     macs = ((f"interfaces.{i}.mac", n.mac.lower()) for i, n in enumerate(vm.interfaces) if n.mac)
     yield from _twice(macs, "the MAC address")
     ports = (
-        (f"forward_ports.{i}.host", (f.proto, f.host.address or "127.0.0.1", f.host.port))
+        (f"forward_ports.{i}.host", _port(f))
         for i, f in enumerate(vm.forward_ports)
         if f.origin == "host"
     )
@@ -126,7 +130,9 @@ def _state(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             message = f"a socket's path has at most {SOCKET_LIMIT} bytes"
             yield Problem(where=where, message=message)
     own = [CONTROL, *(f"virtiofs-{s.tag}.sock" for s in vm.shares if not s.socket), WATCH, JOB]
-    taken = [("microvm itself", name) for name in (own if vm.socket is None else own[1:])]
+    taken = [
+        ("microvm itself", name) for name in dict.fromkeys(own if vm.socket is None else own[1:])
+    ]
     named = [(where, shortest(path)) for where, path in (*images, *sockets)]
     yield from _twice([*taken, *named], "the file")
 
@@ -315,7 +321,7 @@ def _between(microvms: Mapping[str, MicroVM]) -> Iterator[Problem]:
         if v.image.startswith("/") and not v.read_only
     )
     ports = (
-        (f"{key}.forward_ports.{i}.host", (f.proto, f.host.address or "127.0.0.1", f.host.port))
+        (f"{key}.forward_ports.{i}.host", _port(f))
         for key, vm in each
         for i, f in enumerate(vm.forward_ports)
         if f.origin == "host"
