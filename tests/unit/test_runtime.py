@@ -159,6 +159,15 @@ def test_an_address_that_the_guest_lacks_is_given_to_its_loopback():
     assert "systemd-socket-proxyd fec0::2:1\n" in service
 
 
+def test_a_job_waits_for_ipv6_only_where_the_host_is_reached_by_it():
+    """DHCP answers seconds before a router's advertisement does: a job found no way to ::1."""
+    wait = "/etc/systemd/system/microvm-online.service.d/ipv6.conf"
+    assert wait not in opened(("", 53, "", 53)).files
+    proxied, direct = opened(("::1", 53, "", 53)), opened(("::1", 53, "fec0::2", 53))
+    assert b"--ipv6" in proxied.files[wait][0]
+    assert b"--ipv6" in direct.files[wait][0]
+
+
 def test_what_user_networking_does_by_itself_changes_nothing_in_the_guest():
     direct = opened(("", 53, "10.0.2.2", 53), ("192.0.2.1", 80, "192.0.2.1", 80))
     assert direct == contents(MicroVM(interfaces=(Interface(type="user", id="net0"),)))

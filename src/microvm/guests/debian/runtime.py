@@ -112,6 +112,13 @@ FreeBind=yes
 """
 """Listens before a job starts, and before networkd has given the guest the address."""
 
+_ONLINE_V6 = """\
+[Service]
+ExecStart=-/lib/systemd/systemd-networkd-wait-online --any --ipv6 -o routable --timeout=10
+"""
+"""An address of IPv6 comes seconds after DHCP's of IPv4 (router advertisement, then duplicate
+address detection), so only a guest that needs it waits."""
+
 _FORWARD_SERVICE = """\
 [Unit]
 Description={about}
@@ -251,11 +258,10 @@ def _network_links(microvm: MicroVM) -> dict[str, str]:
 
 def _forwards(microvm: MicroVM) -> Iterator[tuple[str, str]]:
     """Yield path below /etc/systemd and text of what opens ports for the guest."""
-    found = [
-        (index, forward)
-        for index, forward in enumerate(microvm.forward_ports)
-        if forward.origin == "guest" and not forwards.is_direct(forward)
-    ]
+    to_host = [(i, one) for i, one in enumerate(microvm.forward_ports) if one.origin == "guest"]
+    if any(":" in forwards.target(forward)[0] for _, forward in to_host):
+        yield "system/microvm-online.service.d/ipv6.conf", _ONLINE_V6
+    found = [(index, one) for index, one in to_host if not forwards.is_direct(one)]
     for index, forward in found:
         host, port = forwards.target(forward)
         words = {
