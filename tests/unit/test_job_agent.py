@@ -180,3 +180,27 @@ def test_frames_that_arrive_byte_by_byte_are_understood():
             job.link.send(bytes([byte]))
         assert job.finish() == 0
         assert job.written[1] == b"slow"
+
+
+def test_a_reader_that_comes_late_gets_every_byte():
+    with Job("perl", "-e", "print 'x' x 700000") as job:
+        job.started()
+        time.sleep(2.5)  # the job has ended, its output is still in pipe and socket
+        assert job.finish() == 0
+        assert len(job.written[1]) == 700000
+
+
+def test_the_agent_stays_until_its_last_word_was_taken():
+    with Job("true") as job:
+        assert job.finish() == 0
+        with pytest.raises(subprocess.TimeoutExpired):
+            job.agent.wait(1)
+        job.until(lambda: not job.stream.outgoing)
+        assert job.agent.wait(30) == 0
+
+
+def test_the_agent_ends_when_the_host_goes():
+    with Job("true") as job:
+        assert job.finish() == 0
+        job.link.close()
+        assert job.agent.wait(30) == 0

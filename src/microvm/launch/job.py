@@ -54,8 +54,14 @@ class JobStream:
             self.write(2, payload)
         elif kind == "x":
             self.status = int(payload)
+            self._let_go()
         elif kind == "f":
             self.failure = payload.decode(errors="replace")
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Tell the guest that everything has arrived: it powers off after that."""
+        self.outgoing += frame("d")
 
     @property
     def ended(self) -> bool:
