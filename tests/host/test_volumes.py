@@ -39,7 +39,12 @@ def volume(image="data.img", *, fs_type="ext4", **fields):
 @contextmanager
 def prepared(directory, *wanted, layers=(), reset_root=False):
     plan = LaunchPlan(
-        name="vm", process_name=None, argv=("x",), volumes=tuple(wanted), layers=layers
+        name="vm",
+        hypervisor="qemu",
+        process_name=None,
+        argv=("x",),
+        volumes=tuple(wanted),
+        layers=layers,
     )
     held = volumes.prepare(plan, directory, reset_root=reset_root)
     try:
@@ -222,7 +227,7 @@ from microvm.host import volumes
 from microvm.model.plan import LaunchPlan, VolumePlan
 one = VolumePlan(index=0, image={name!r}, size_mib=16, fs_type="ext4", uuid={UUID!r}, label=None,
                  mkfs_args=(), create=True, read_only={read_only}, root=False)
-plan = LaunchPlan(name="b", process_name=None, argv=("x",), volumes=(one,))
+plan = LaunchPlan(name="b", hypervisor="qemu", process_name=None, argv=("x",), volumes=(one,))
 try:
     volumes.prepare(plan, Path({str(directory)!r}), reset_root=False)
     print("got it")

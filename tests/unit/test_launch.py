@@ -187,7 +187,9 @@ def test_a_root_volume_that_another_vmm_has_is_not_reset(tmp_path):
         index=0, image="root.img", size_mib=1, fs_type="ext4", uuid="u", label=None,
         mkfs_args=(), create=True, read_only=False, root=True,
     )  # fmt: skip
-    plan = LaunchPlan(name="a", process_name=None, argv=("x",), volumes=(volume,))
+    plan = LaunchPlan(
+        name="a", hypervisor="qemu", process_name=None, argv=("x",), volumes=(volume,)
+    )
     with image.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StateError, match="in use"):

@@ -163,6 +163,16 @@ def accelerator(
     return Accelerator(kind="tcg", reason=f"emulation, because {obstacle}")
 
 
+def kvm_only(name: str) -> Accelerator:
+    """Return KVM for a hypervisor that has nothing else. Raises `HostError` where it can't be."""
+    if obstacle := kvm_obstacle():
+        raise HostError(
+            f"{name} needs hardware virtualisation, but {obstacle}",
+            hint="use --hypervisor qemu, which can emulate",
+        )
+    return Accelerator(kind="kvm", reason=f"{name} knows nothing else")
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a trial of KVM showed."""

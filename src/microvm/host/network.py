@@ -14,6 +14,7 @@ _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
 _TUNSETOWNER = 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x1000, 0x4000, 0x8000
+_IFF_MULTI_QUEUE = 0x100
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCBRADDIF = 0x8913, 0x8914, 0x89A2
 _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0xA
 _IFF_UP = 0x1
@@ -50,7 +51,7 @@ def tap_up(tap: TapPlan, owner: int) -> int:
             hint=f"take it away (ip link delete {tap.name}), or declare another id",
         )
     try:
-        _set_persistent(tap.name, owner)
+        _set_persistent(tap, owner)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             if tap.bridge:
                 _join(control, tap.name, tap.bridge)
@@ -65,28 +66,47 @@ def tap_up(tap: TapPlan, owner: int) -> int:
             hint="load the module: modprobe tun",
         ) from error
     except OSError as error:
-        tap_down(tap.name)
+        tap_down(tap)
         raise files.explain(error, f"make the tap {tap.name}") from error
     except HostError:
-        tap_down(tap.name)
+        tap_down(tap)
         raise
     return index(tap.name) or 0
 
 
-def tap_down(name: str) -> None:
+def tap_down(tap: TapPlan) -> None:
     """Take a tap away; one that is gone is fine."""
-    if index(name) is not None:
-        _set_persistent(name, None)
+    if index(tap.name) is not None:
+        _set_persistent(tap, None)
 
 
-def _set_persistent(name: str, owner: int | None) -> None:
+def open_tap(name: str, queues: int) -> int:
+    """Return a descriptor of one queue of a tap that exists; the VMM inherits it.
+
+    Raises `HostError`.
+    """
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _tap_flags(queues)))
+    except OSError as error:
+        os.close(device)
+        raise files.explain(error, f"open the tap {name}") from error
+    return device
+
+
+def _tap_flags(queues: int) -> int:
+    flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+    return flags | _IFF_MULTI_QUEUE if queues > 1 else flags
+
+
+def _set_persistent(tap: TapPlan, owner: int | None) -> None:
     """Let a tap outlive the programs that open it; without an owner, take that back."""
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
-        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+        flags = _tap_flags(tap.queues)
         if owner is not None:
             flags |= _IFF_TUN_EXCL
-        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), flags))
+        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", tap.name.encode(), flags))
         if owner is not None:
             fcntl.ioctl(device, _TUNSETOWNER, owner)
         fcntl.ioctl(device, _TUNSETPERSIST, int(owner is not None))

@@ -44,6 +44,19 @@ def connect(path: Path) -> socket.socket | None:
     return connection
 
 
+def accept(listener: int) -> socket.socket | None:
+    """Return the connection that waits at a listening descriptor, or None when none does."""
+    server = socket.socket(fileno=os.dup(listener))
+    with server:
+        server.setblocking(False)
+        try:
+            connection, _ = server.accept()
+        except BlockingIOError:
+            return None
+    connection.setblocking(False)
+    return connection
+
+
 def remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on any more. Raises `HostError` for a live one."""
     try:

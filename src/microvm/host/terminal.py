@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import select
 import signal
 import struct
@@ -9,7 +10,9 @@ import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
+from typing import IO
 
 
 def size(descriptor: int) -> tuple[int, int] | None:
@@ -52,6 +55,21 @@ def open_console() -> tuple[int, int]:
     termios.tcsetattr(theirs, termios.TCSANOW, settings)
     os.set_blocking(ours, False)
     return ours, theirs
+
+
+def open_made_by(pid: int) -> IO[bytes] | None:
+    """Return the slave of the one pseudo-terminal that a process has made, raw; None: not yet."""
+    for entry in sorted(Path(f"/proc/{pid}/fdinfo").glob("*")):
+        try:
+            index = re.search(r"^tty-index:\t(\d+)$", entry.read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if index:
+            flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(f"/dev/pts/{index[1]}", flags)
+            tty.setraw(descriptor)
+            return os.fdopen(descriptor, "r+b", buffering=0)
+    return None
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """What every back end is: a pure translator, and the rows that say what it can do."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 from microvm.errors import Problem
+from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support, wanted
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
@@ -17,6 +19,10 @@ class Hypervisor(ABC):
     name: ClassVar[str]
     program: ClassVar[str]
     """Name of the program on PATH; `{arch}` stands for the machine name."""
+    control_socket: ClassVar[str]
+    """Where the VMM listens unless `socket` is declared; relative to the state directory."""
+    boots_vmlinux: ClassVar[bool] = False
+    """Whether it wants the uncompressed kernel instead of the distribution's image (on x86)."""
     supports: ClassVar[tuple[Support, ...]]
 
     def support(self, feature: Feature) -> Support:
@@ -51,6 +57,20 @@ class Hypervisor(ABC):
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Return what rows can't say, such as too many disks."""
         return []
+
+    def declared_program(self, microvm: MicroVM) -> str | None:
+        """Return the path that a declaration names for this hypervisor's program."""
+        options = getattr(microvm, self.name.replace("-", "_"))
+        program: str | None = options.program
+        return program
+
+    @abstractmethod
+    def control(self, path: Path, *, timeout_s: float) -> Control:
+        """Return a handle on the VMM whose control socket (`LaunchPlan.control`) this is.
+
+        Every answer has `timeout_s` seconds. Raises `ApiError` when nobody listens there,
+        `DeadlineExceeded`.
+        """
 
     @abstractmethod
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:

@@ -1,6 +1,7 @@
 """The kernel command line: everything that the guest is told at boot, for every hypervisor."""
 
 from microvm.errors import Problem, SpecError
+from microvm.hypervisors.resources import STORE_TAG
 from microvm.model.facts import Facts
 from microvm.model.identity import filesystem_uuid
 from microvm.model.runner import Runner
@@ -9,8 +10,6 @@ LIMIT = 2047
 """COMMAND_LINE_SIZE of x86 less the final NUL (arch/x86/include/asm/setup.h)."""
 ROOM = 1000
 """Bytes of it for declared parameters; ours take the rest when all slots hold foreign disks."""
-
-STORE_TAG = "microvm-layer{}"
 
 
 def kernel_line(

@@ -1,7 +1,10 @@
 """Hypervisors that can be named but not used yet: everything is refused, nothing ignored."""
 
+from pathlib import Path
+
 from microvm.errors import Problem, SpecError
 from microvm.hypervisors.base import Hypervisor
+from microvm.hypervisors.control import Control
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
 from microvm.model.plan import LaunchPlan
@@ -20,6 +23,10 @@ class Planned(Hypervisor):
         """Refuse."""
         message = f"{self._name} is not available in this version"
         return [Problem(where="hypervisor", message=message, hint="use qemu")]
+
+    def control(self, path: Path, *, timeout_s: float) -> Control:
+        """Refuse."""
+        raise SpecError(self.check(MicroVM()))
 
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
         """Refuse."""

@@ -3,12 +3,15 @@
 Sources: qemu-system-x86_64(1), `-device help` of 7.2 and 10.0.
 """
 
+from pathlib import Path
+
 from microvm.errors import Problem
 from microvm.hypervisors.base import Hypervisor
+from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.qemu_host import refuse_on_this_host
 from microvm.hypervisors.qemu_limits import limits
-from microvm.hypervisors.qemu_plan import PROGRAM, QemuPlan
+from microvm.hypervisors.qemu_plan import CONTROL, PROGRAM, QemuPlan
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
 from microvm.model.forwards import HOST
@@ -21,6 +24,7 @@ class Qemu(Hypervisor):
 
     name = "qemu"
     program = PROGRAM
+    control_socket = CONTROL
     supports = (
         Support(feature=Feature.ACCEL_TCG),
         Support(feature=Feature.CPU_MODEL),
@@ -66,6 +70,12 @@ class Qemu(Hypervisor):
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Return every reason that is no feature, such as too many disks."""
         return list(limits(microvm))
+
+    def control(self, path: Path, *, timeout_s: float) -> Control:
+        """Return a QMP connection."""
+        from microvm.hypervisors.qemu_control import QemuControl
+
+        return QemuControl(path, timeout_s=timeout_s)
 
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
         """Return the command line of one qemu process and its helpers."""

@@ -6,13 +6,15 @@ Sources: qemu-system-x86_64(1), `-device help` of 7.2 and 10.0.
 import platform
 from dataclasses import dataclass, field
 
-from microvm.hypervisors.kernel_line import STORE_TAG, kernel_line
+from microvm.hypervisors import resources
+from microvm.hypervisors.kernel_line import kernel_line
 from microvm.hypervisors.qemu_syntax import dashed, escape
+from microvm.hypervisors.resources import Disk
 from microvm.hypervisors.virtiofsd import virtiofsd
 from microvm.model.devices import Interface, Share, names_device
 from microvm.model.facts import Facts
-from microvm.model.identity import filesystem_uuid, mac
-from microvm.model.plan import Helper, LaunchPlan, PortPlan, TapPlan, VolumePlan
+from microvm.model.identity import mac
+from microvm.model.plan import Helper, JobEnd, LaunchPlan, PortPlan
 from microvm.model.runner import Runner
 
 CONTROL = "qmp.sock"
@@ -34,7 +36,6 @@ class QemuPlan:
     helpers: list[Helper] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
     trees: list[str] = field(default_factory=list)
-    disks: int = 0
 
     def plan(self) -> LaunchPlan:
         """Return the whole plan. Raises `SpecError` for a kernel command line that is too long."""
@@ -44,7 +45,7 @@ class QemuPlan:
         self.modules = ["virtio_pci" if self.pci else "virtio_mmio", "crc32c_generic", "overlay"]
         self._machine()
         self._root()
-        self._volumes()
+        self._disks()
         for index, share in enumerate(vm.shares):
             self._share(index, share)
         for interface in vm.interfaces:
@@ -53,29 +54,23 @@ class QemuPlan:
         line = kernel_line(
             runner, facts,
             own=self._own_parameters(), modules=tuple(dict.fromkeys(self.modules)),
-            disks=self.disks, job=f"port:{JOB_PORT}",
+            disks=len(runner.system.layers) if vm.store_on_disk else 0, job=f"port:{JOB_PORT}",
         )  # fmt: skip
-        store = facts.store_dir
-        given = vm.initrd_path
-        initrd = f"{store}/{runner.system.initrd}/initrd"
-        if given:
-            initrd = given if given.startswith("/") else f"{facts.project_dir}/{given}"
         self.argv += [
-            "-kernel", f"{store}/{runner.system.kernel}/vmlinuz",
-            "-initrd", initrd,
+            "-kernel", resources.kernel(runner, facts),
+            "-initrd", resources.initrd(runner, facts),
             "-append", line,
             *vm.qemu.extra_args,
         ]  # fmt: skip
         control = vm.socket or CONTROL
         return LaunchPlan(
             name=runner.name,
+            hypervisor=vm.hypervisor,
             process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
             argv=tuple(self.argv),
             helpers=tuple(self.helpers),
-            volumes=tuple(self._volume_plans()),
-            taps=tuple(
-                TapPlan(name=i.id, bridge=i.bridge) for i in vm.interfaces if i.type == "tap"
-            ),
+            volumes=resources.volume_plans(runner),
+            taps=resources.taps(runner),
             ports=tuple(
                 PortPlan(
                     where=f"forward_ports.{index}",
@@ -94,7 +89,7 @@ class QemuPlan:
             control=control,
             watch=WATCH if facts.watched else None,
             console=vm.qemu.serial_console,
-            job_socket=JOB if facts.job else None,
+            job=JobEnd(kind="connect", socket=JOB) if facts.job else None,
             trees=tuple(self.trees),
             layers=tuple(layer.uuid for layer in runner.system.layers),
             notes=(
@@ -181,79 +176,39 @@ class QemuPlan:
         # A triple fault is the reset that every machine type has; -1: at once.
         return (*words, "reboot=t", "panic=-1") if self.machine != "virt" else (*words, "panic=-1")
 
-    def _disk(
-        self, name: str, path: str, *, read_only: bool, direct: bool | None, serial: str
-    ) -> None:
-        cache = "" if direct is None else f",cache.direct={'on' if direct else 'off'}"
-        driver = "host_device" if names_device(path) else "file"
+    def _disk(self, disk: Disk) -> None:
+        cache = "" if disk.direct is None else f",cache.direct={'on' if disk.direct else 'off'}"
+        driver = "host_device" if names_device(disk.path) else "file"
         self.argv += [
             "-drive",
-            f"if=none,id={name},format=raw,file.driver={driver},file.filename={escape(path)}"
-            f",read-only={'on' if read_only else 'off'},discard=unmap{cache}",
+            f"if=none,id={disk.name},format=raw,file.driver={driver},"
+            f"file.filename={escape(disk.path)},read-only={'on' if disk.read_only else 'off'},"
+            f"discard=unmap{cache}",
         ]
-        self.device("virtio-blk", f"drive={name}{f',serial={serial}' if serial else ''}")
+        serial = f",serial={disk.serial}" if disk.serial else ""
+        self.device("virtio-blk", f"drive={disk.name}{serial}")
 
     def _root(self) -> None:
-        runner, store = self.runner, self.facts.store_dir
-        if runner.microvm.store_on_disk:
-            self.modules += ["virtio_blk", runner.microvm.store_disk_type]
-            for index, layer in enumerate(runner.system.layers):
-                self._disk(
-                    f"layer{index}",
-                    f"{store}/{layer.image}/image",
-                    read_only=True,
-                    direct=None,
-                    serial="",
-                )
-                self.disks += 1
+        vm = self.runner.microvm
+        if vm.store_on_disk:
+            self.modules += ["virtio_blk", vm.store_disk_type]
             return
-        proto = runner.microvm.store_proto
-        self.modules += ["virtiofs"] if proto == "virtiofs" else ["9pnet_virtio", "9p"]
-        for index, layer in enumerate(runner.system.layers):
-            tag, path = STORE_TAG.format(index), f"{store}/{layer.tree}/tree"
-            if proto == "virtiofs":
-                self._virtiofs(
-                    tag,
-                    path,
-                    Share(tag=tag, source=path, mount_point="/", read_only=True, cache="always"),
-                    mapped=True,
-                )
+        self.modules += ["virtiofs"] if vm.store_proto == "virtiofs" else ["9pnet_virtio", "9p"]
+        for share in resources.layer_shares(self.runner, self.facts):
+            if share.proto == "virtiofs":
+                self._virtiofs(share.tag, share.source, share, mapped=True)
             else:
-                self.trees.append(path)
-                self._9p(tag, path, "passthrough", read_only=True)
+                self.trees.append(share.source)
+                self._9p(share.tag, share.source, share.security_model, read_only=True)
 
-    def _volumes(self) -> None:
+    def _disks(self) -> None:
         if self.runner.microvm.volumes:
             self.modules.append("virtio_blk")
-        for index, volume in enumerate(self.runner.microvm.volumes):
-            self._disk(
-                f"volume{index}", volume.image,
-                read_only=volume.read_only, direct=volume.direct, serial=volume.serial or "",
-            )  # fmt: skip
-
-    def _volume_plans(self) -> list[VolumePlan]:
-        return [
-            VolumePlan(
-                index=index,
-                image=volume.image,
-                size_mib=volume.size,
-                fs_type=volume.fs_type,
-                uuid=filesystem_uuid(self.runner.name, volume),
-                label=volume.label,
-                mkfs_args=volume.mkfs_extra_args,
-                create=volume.auto_create,
-                read_only=volume.read_only,
-                root=volume.mount_point == "/",
-            )
-            for index, volume in enumerate(self.runner.microvm.volumes)
-        ]
+        for disk in resources.disks(self.runner, self.facts):
+            self._disk(disk)
 
     def _share(self, index: int, share: Share) -> None:
-        source = (
-            share.source
-            if share.source.startswith("/")
-            else f"{self.facts.project_dir}/{share.source}"
-        )
+        source = resources.in_project(share.source, self.facts)
         if share.proto == "virtiofs":
             self.modules.append("virtiofs")
             self._virtiofs(share.tag, source, share, mapped=False)
@@ -328,5 +283,5 @@ class QemuPlan:
             self.device("vhost-vsock", f"guest-cid={vm.vsock.cid}")
             self.modules.append("vmw_vsock_virtio_transport")
         for name, path in sorted(vm.credential_files.items()):
-            file = path if path.startswith("/") else f"{self.facts.project_dir}/{path}"
+            file = resources.in_project(path, self.facts)
             self.argv += ["-fw_cfg", f"name=opt/io.systemd.credentials/{name},file={escape(file)}"]

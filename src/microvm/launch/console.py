@@ -23,6 +23,8 @@ class Console:
     """Why the guest can't go on."""
     panic: str | None = None
     """Why the kernel panicked, as it said itself (kernel/panic.c); stack traces may follow."""
+    ending: str | None = None
+    """How the guest's system is about to end: `poweroff`, `reboot` or `halt`."""
     _pending: bytes = b""
     _line: str = ""
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=30))
@@ -59,6 +61,8 @@ class Console:
             self.up = True
         elif kind == "failed":
             self.failed = rest
+        elif kind == "ending":
+            self.ending = rest
 
     def _remember(self, shown: bytes) -> None:
         *whole, self._line = (self._line + shown.decode(errors="replace")).split("\n")

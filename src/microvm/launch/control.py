@@ -1,23 +1,20 @@
-"""Talk to a running VMM: shut the guest down, set its balloon."""
+"""Talk to a running machine's VMM: shut the guest down, set its balloon."""
 
 import time
 from pathlib import Path
 
-from microvm.errors import ApiError, DeadlineExceeded, UnsupportedOperation
+from microvm.errors import ApiError, UnsupportedOperation
 from microvm.host.process import Deadline
-from microvm.host.qmp import Qmp
+from microvm.hypervisors import hypervisor
+from microvm.hypervisors.control import Ballooning, Control
 from microvm.model.runner import Runner
 
-MIB = 1 << 20
 
-
-def shut_down(qmp: Qmp, *, power_button: bool) -> None:
-    """Press the guest's power button, or Ctrl-Alt-Del. Raises `ApiError`."""
-    if power_button:
-        qmp.call("system_powerdown")
-    else:
-        keys = [{"type": "qcode", "data": code} for code in ("ctrl", "alt", "delete")]
-        qmp.call("send-key", keys=keys)
+def open_control(runner: Runner, state_dir: Path, *, timeout_s: float) -> Control:
+    """Return a handle on the machine that runs in `state_dir`. Raises `ApiError` if none does."""
+    backend = hypervisor(runner.microvm.hypervisor)
+    path = state_dir / (runner.microvm.socket or backend.control_socket)
+    return backend.control(path, timeout_s=timeout_s)
 
 
 def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> str:
@@ -25,31 +22,29 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
 
     Returns which of them ended it. Raises `ApiError` when no VMM answers.
     """
-    path = state_dir / (runner.microvm.socket or "qmp.sock")
-    if not path.exists():
+    backend = hypervisor(runner.microvm.hypervisor)
+    if not (state_dir / (runner.microvm.socket or backend.control_socket)).exists():
         return "it is not running"
-    qmp = Qmp(path, timeout_s=5)
+    control = open_control(runner, state_dir, timeout_s=5)
     whole, last = Deadline(timeout_s), Deadline(timeout_s / 3)
     try:
-        shut_down(qmp, power_button=True)
-        if _gone(qmp, last):
+        control.shut_down(power_button=True)
+        if _gone(control, last):
             return "the guest powered off"
-        shut_down(qmp, power_button=False)
-        if _gone(qmp, whole):
+        control.shut_down(power_button=False)
+        if _gone(control, whole):
             return "the guest powered off on Ctrl-Alt-Del"
-        qmp.call("quit")
+        control.quit()
     except ApiError:
         return "the VMM ended"
     finally:
-        qmp.close()
+        control.close()
     return f"the guest did not power off within {timeout_s:g} s; the VMM was ended"
 
 
-def _gone(qmp: Qmp, deadline: Deadline) -> bool:
+def _gone(control: Control, deadline: Deadline) -> bool:
     while not deadline.expired:
-        try:
-            qmp.call("query-status")
-        except (ApiError, DeadlineExceeded):
+        if not control.alive():
             return True
         time.sleep(0.1)
     return False
@@ -61,8 +56,10 @@ def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
         raise UnsupportedOperation(
             f"{runner.name} has no balloon", hint="set `balloon = true` and start it again"
         )
-    qmp = Qmp(state_dir / (runner.microvm.socket or "qmp.sock"))
+    control = open_control(runner, state_dir, timeout_s=10)
     try:
-        qmp.call("balloon", value=size_mib * MIB)
+        if not isinstance(control, Ballooning):
+            raise UnsupportedOperation(f"{runner.microvm.hypervisor} has no balloon")
+        control.set_memory(size_mib)
     finally:
-        qmp.close()
+        control.close()

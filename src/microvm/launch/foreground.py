@@ -76,7 +76,8 @@ def foreground(
             held = [lock, *starting.prepare(plan, state_dir, reset_root=reset)]
             reset = False
             try:
-                outcome = Session(plan, state_dir, goal).run(held)
+                with taps.opened(plan) as opened:
+                    outcome = Session(plan, state_dir, goal).run([*held, *opened])
             finally:
                 for descriptor in held[1:]:
                     os.close(descriptor)

@@ -49,6 +49,7 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
         stack.enter_context(starting.machine_lock(state_dir, plan.name))
         starting.prepare(plan, state_dir, reset_root=False)
         taps.up(plan, state_dir)
+        stack.enter_context(taps.opened(plan))
         if not helpers.served_elsewhere(plan, state_dir):
             stack.enter_context(helpers.running(plan, state_dir))
         # The VMM takes this process over, and with it every lock; the helpers end with it.

@@ -11,7 +11,7 @@ from microvm.host import files, volumes
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.virtiofsd import PLACES
 from microvm.model.codec import from_plain
-from microvm.model.facts import Facts, Program
+from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.identity import machine_id
 from microvm.model.plan import LaunchPlan, VolumePlan
 from microvm.model.runner import SCHEMA, Runner
@@ -55,8 +55,7 @@ def gather(
     microvm = runner.microvm
     store_dir = runner_dir.resolve().parent
     backend = hypervisor(microvm.hypervisor)
-    declared = microvm.qemu.program
-    vmm = host_facts.program(backend.program, declared, dry=dry)
+    vmm = host_facts.program(backend.program, backend.declared_program(microvm), dry=dry)
     programs: dict[str, Program] = {backend.program: vmm}
     shared = [share for share in microvm.shares if share.proto == "virtiofs"]
     if shared or (not microvm.store_on_disk and microvm.store_proto == "virtiofs"):
@@ -73,7 +72,7 @@ def gather(
         host_facts.host_id(state_dir, dry=dry), runner.name, str(state_dir)
     )
     return Facts(
-        accelerator=host_facts.accelerator(vmm, kernel, microvm.accel, dry=dry),
+        accelerator=_accelerator(runner, vmm, kernel, dry=dry),
         programs=programs,
         state_dir=str(state_dir),
         project_dir=str(project_dir),
@@ -85,6 +84,13 @@ def gather(
         job=job,
         terminal=terminal,
     )
+
+
+def _accelerator(runner: Runner, vmm: Program, kernel: Path, *, dry: bool) -> Accelerator:
+    """Return how virtual CPUs are run: only qemu can do without KVM."""
+    if runner.microvm.hypervisor == "qemu":
+        return host_facts.accelerator(vmm, kernel, runner.microvm.accel, dry=dry)
+    return host_facts.kvm_only(runner.microvm.hypervisor)
 
 
 def _positions(runner: Runner, state_dir: Path) -> dict[int, str]:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from microvm.errors import MicroVMError
-from microvm.host import stream, terminal
+from microvm.host import terminal
 from microvm.host.process import Deadline, Process, ended
-from microvm.host.qmp import Qmp
 from microvm.host.terminal import Outlet
+from microvm.hypervisors import hypervisor
+from microvm.hypervisors.control import Control
 from microvm.launch import helpers, keys, starting
 from microvm.launch.console import Console
-from microvm.launch.control import shut_down
 from microvm.launch.job import JobStream
+from microvm.launch.meeting import Meet, Stream, meeting
 from microvm.model.plan import LaunchPlan
 
 UP_TIMEOUT_S = 300.0
@@ -70,7 +71,7 @@ class Session:
         self._boot = Deadline(goal.up_timeout_s)
         self._console = Console()
         self._keys = keys.Keys()
-        self._qmp: Qmp | None = None
+        self._control: Control | None = None
         self._reset = False
         self._pressed = False
         self._signals = 0
@@ -83,7 +84,8 @@ class Session:
         self._ended_by: Outcome | None = None
         self._raw: terminal.Raw | None = None
         self._status: int | None = None
-        self._stream: stream.Connection | None = None
+        self._stream: Stream | None = None
+        self._meet: Meet = lambda pid: None
         self._stdin_open = goal.interactive or goal.job is not None
         self._out = {1: Outlet(1), 2: Outlet(2)}
         self._job = (
@@ -100,6 +102,7 @@ class Session:
             numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
             signals = stack.enter_context(terminal.caught_signals(*numbers))
             try:
+                self._meet = stack.enter_context(meeting(self._plan.job, self._state_dir))
                 running = stack.enter_context(helpers.running(self._plan, self._state_dir))
                 vmm = stack.enter_context(
                     starting.vmm(self._plan, self._state_dir, console=theirs, held=held)
@@ -120,7 +123,7 @@ class Session:
     ) -> None:
         typed = Outlet(console)
         while not self._must_end():
-            self._connect()
+            self._connect(vmm.pid)
             self._watch_helpers(running)
             readers = [signals, vmm.pidfd, *self._sources(console, typed)]
             writers = [out.descriptor for out in (*self._out.values(), typed) if out.pending]
@@ -154,19 +157,20 @@ class Session:
 
     def _pause(self) -> float:
         """Look often while a socket is about to appear."""
-        waiting = self._qmp is None or (self._job is not None and self._stream is None)
+        waiting = self._control is None or (self._job is not None and self._stream is None)
         return 0.02 if waiting else 0.25
 
-    def _connect(self) -> None:
-        if self._qmp is None and self._plan.watch:
+    def _connect(self, pid: int) -> None:
+        if self._control is None and self._plan.watch:
             path = self._state_dir / self._plan.watch
             if path.exists():
+                backend = hypervisor(self._plan.hypervisor)
                 try:
-                    self._qmp = Qmp(path, timeout_s=ANSWER_S)
+                    self._control = backend.control(path, timeout_s=ANSWER_S)
                 except MicroVMError:
-                    self._qmp = None  # not listening yet: the loop comes back
-        if self._job and self._stream is None and self._plan.job_socket:
-            self._stream = stream.connect(self._state_dir / self._plan.job_socket)
+                    self._control = None  # not listening yet: the loop comes back
+        if self._job and self._stream is None:
+            self._stream = self._meet(pid)
 
     def _watch_helpers(self, running: list[helpers.Running]) -> None:
         if self._helper_ended is None:
@@ -260,8 +264,9 @@ class Session:
         if self._job and self._stream:
             while data := terminal.read_some(self._stream.fileno()):
                 self._job.receive(data)
-        if self._qmp:
-            self._take_events()
+        self._reset = self._console.ending == "reboot" or bool(
+            self._control and self._control.was_reset()
+        )
 
     def _finish(self, signals: int) -> None:
         """Let go of the VMM's sockets, and wait until our readers have everything."""
@@ -269,8 +274,8 @@ class Session:
             self._out[1].put(b"\r\n")
         if self._stream:
             self._stream.close()
-        if self._qmp:
-            self._qmp.close()
+        if self._control:
+            self._control.close()
         while any(out.pending and not out.broken for out in self._out.values()):
             writers = [out.descriptor for out in self._out.values() if out.pending]
             late = self._goal.whole is not None and self._goal.whole.expired
@@ -291,9 +296,9 @@ class Session:
             self._press(power_button=True)
 
     def _press(self, *, power_button: bool) -> None:
-        if self._qmp:
+        if self._control:
             try:
-                shut_down(self._qmp, power_button=power_button)
+                self._control.shut_down(power_button=power_button)
             except MicroVMError:
                 return  # gone, or stuck: the time limit ends it
 
@@ -327,11 +332,6 @@ class Session:
             again, self._pressed = self._pressed, True
             if not (self._job and self._job.ended):
                 self._press(power_button=again)
-
-    def _take_events(self) -> None:
-        for event in self._qmp.drain() if self._qmp else ():
-            if event["event"] == "SHUTDOWN" and event["data"].get("reason") == "guest-reset":
-                self._reset = True
 
     def _failure(self, reason: str) -> Outcome:
         code = OWN_FAILURE if self._job else 1
@@ -368,7 +368,7 @@ class Session:
         up = self._console.up or not self._plan.console
         if self._status:
             return self._failure(f"the VMM {ended(self._status)}")
-        if self._console.panic is not None and (self._reset or not up):
+        if self._console.panic is not None and self._console.ending is None:
             return self._failure(f"the guest's kernel panicked: {self._console.panic}")
         if self._job:
             return self._failure("the guest ended before the job did")

@@ -52,6 +52,8 @@ def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]
                 hint="name a shorter one; relative paths start at the state directory",
             )
     ports.check_free(plan.ports)
+    for name in plan.directories:
+        (state_dir / name).mkdir(parents=True, exist_ok=True)
     for name, text in plan.files.items():
         files.write_atomic(state_dir / name, text, 0o600)
     for name in plan.sockets:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from microvm.errors import StateError
@@ -39,8 +39,25 @@ def down(plan: LaunchPlan, state_dir: Path) -> None:
     record = _read(state_dir)
     for tap in plan.taps:
         if tap.name in record and network.index(tap.name) == record[tap.name]:
-            network.tap_down(tap.name)
+            network.tap_down(tap)
     (state_dir / RECORD).unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(plan: LaunchPlan) -> Iterator[list[int]]:
+    """Open the interfaces that the VMM inherits, under the numbers that its command line names.
+
+    Raises `HostError`.
+    """
+    with ExitStack() as stack:
+        numbers = []
+        for one in plan.opened:
+            descriptor = network.open_tap(one.name, one.queues)
+            os.dup2(descriptor, one.number, inheritable=True)
+            os.close(descriptor)
+            stack.callback(os.close, one.number)
+            numbers.append(one.number)
+        yield numbers
 
 
 @contextmanager

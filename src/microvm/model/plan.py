@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,32 @@ class TapPlan:
 
     name: str
     bridge: str | None
+    queues: int = 1
+    """Queue pairs; more than one makes it a multi-queue tap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A device that the launcher opens and the VMM inherits under a fixed descriptor number."""
+
+    number: int
+    """Descriptor number, as the command line names it."""
+    kind: Literal["tap"]
+    name: str
+    """Name of the interface."""
+    queues: int = 1
+    """How many queue pairs the interface has in all; each descriptor is one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnd:
+    """Where the host meets the job stream of the guest."""
+
+    kind: Literal["connect", "listen", "terminal"]
+    """`connect`: the VMM listens on `socket`; `listen`: we do, before it starts; `terminal`: the
+    guest's second serial line is a pseudo-terminal that the VMM makes."""
+    socket: str = ""
+    """Relative to the state directory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +92,8 @@ class LaunchPlan:
 
     name: str
     """Name of the MicroVM."""
+    hypervisor: str
+    """The back end that planned it."""
     process_name: str | None
     """argv[0] of the VMM in the process list."""
     argv: tuple[str, ...]
@@ -75,6 +104,9 @@ class LaunchPlan:
     volumes: tuple[VolumePlan, ...] = ()
     taps: tuple[TapPlan, ...] = ()
     ports: tuple[PortPlan, ...] = ()
+    opened: tuple[Opened, ...] = ()
+    directories: tuple[str, ...] = ()
+    """Directories that the VMM wants to find, relative to the state directory."""
     sockets: tuple[str, ...] = ()
     """Sockets of the VMM, relative to the state directory; stale ones are removed first."""
     control: str | None = None
@@ -83,8 +115,8 @@ class LaunchPlan:
     """A control socket of its own for a launcher that stays beside the VMM."""
     console: bool = True
     """Whether the guest's console is the VMM's standard input and output."""
-    job_socket: str | None = None
-    """Socket of the job stream."""
+    job: JobEnd | None = None
+    """The host's end of the job stream."""
     trees: tuple[str, ...] = ()
     """Trees of the store that the VMM itself serves: it runs in a user namespace where their
     owners are the guest's, and may read them; to everything else it is the invoking user."""

@@ -18,3 +18,5 @@ class Runner:
     """Name of the MicroVM."""
     microvm: MicroVM
     system: GuestSystem
+    vmlinux: str | None = None
+    """Store item with the uncompressed kernel as `vmlinux`, where the hypervisor boots that."""

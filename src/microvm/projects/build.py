@@ -8,7 +8,9 @@ from pathlib import Path
 
 from microvm import guests
 from microvm.errors import SpecError
+from microvm.guests import vmlinux
 from microvm.host import files
+from microvm.hypervisors import hypervisor
 from microvm.launch.foreground import Options, Outcome, foreground
 from microvm.launch.planning import plan as plan_launch
 from microvm.model.guest import SystemLock
@@ -111,7 +113,9 @@ def build(
             project_dir=project.directory,
             progress=progress,
         )
-        item = runner.write(chosen, project.get(chosen), system, store)
+        backend = hypervisor(project.get(chosen).hypervisor)
+        elf = vmlinux.add(system, store) if backend.boots_vmlinux else None
+        item = runner.write(chosen, project.get(chosen), system, store, vmlinux=elf)
         if locked is not old and not (old and project.overridden):
             lockfile.update(file, chosen, locked)
             for change in lockfile.changes(chosen, old, locked) if old else ():

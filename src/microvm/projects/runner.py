@@ -19,13 +19,20 @@ exec "${{MICROVM_LAUNCHER:-microvm-launch}}" {verb} "$0" "$@"
 LAYOUT = 2
 
 
-def write(name: str, microvm: MicroVM, system: GuestSystem, store: Store) -> str:
+def write(
+    name: str,
+    microvm: MicroVM,
+    system: GuestSystem,
+    store: Store,
+    *,
+    vmlinux: str | None,
+) -> str:
     """Add the runner to the store and return its item's name."""
     # What the guest is made of is in the system; a launch needs nothing of its declaration.
     lean = replace(
         microvm, system=DebianSystem(release=microvm.system.release, kernel=microvm.system.kernel)
     )
-    runner = Runner(schema=SCHEMA, name=name, microvm=lean, system=system)
+    runner = Runner(schema=SCHEMA, name=name, microvm=lean, system=system, vmlinux=vmlinux)
     plain = {f.name: to_plain(getattr(runner, f.name)) for f in fields(runner)}
     item = item_name(f"{name}-runner", [LAYOUT, plain])
     store.add(item, lambda directory: _fill(directory, runner, plain))
@@ -46,7 +53,8 @@ def _fill(directory: Path, runner: Runner, plain: dict[str, Any]) -> None:
         script = directory / "bin" / name
         script.write_text(_SCRIPT.format(verb=verb))
         script.chmod(0o755)
-    (directory / "references").write_text(f"{runner.system.name}\n")
+    needed = (runner.system.name, *filter(None, [runner.vmlinux]))
+    (directory / "references").write_text("".join(f"{item}\n" for item in needed))
 
 
 def _scripts(vm: MicroVM) -> dict[str, str]:

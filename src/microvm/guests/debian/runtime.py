@@ -186,6 +186,7 @@ def contents(
             "/lib/systemd/system/ssh.socket"
         )
         links["/etc/systemd/system/sshd-keygen.service"] = "/dev/null"
+    files["/usr/lib/systemd/system-shutdown/microvm"] = ((data / "ending").read_bytes(), 0o755)
     for unit in units:
         files[f"/etc/systemd/system/{unit}"] = ((data / unit).read_bytes(), 0o644)
     for unit in started:

@@ -1,0 +1,49 @@
+"""What can be asked of a running VMM; what only some can do is a class of its own."""
+
+from abc import ABC, abstractmethod
+
+
+class Control(ABC):
+    """A running VMM at the other end of its control socket. Close it when done."""
+
+    @abstractmethod
+    def shut_down(self, *, power_button: bool) -> None:
+        """Ask the guest to power off, and don't wait: by its power button, else by Ctrl-Alt-Del.
+
+        A VMM that has only one of the two takes that one. Raises `ApiError`, `DeadlineExceeded`.
+        """
+
+    @abstractmethod
+    def quit(self) -> None:
+        """End the VMM at once, whatever its guest does. Raises `ApiError`, `DeadlineExceeded`."""
+
+    @abstractmethod
+    def alive(self) -> bool:
+        """Return whether the VMM still answers."""
+
+    def was_reset(self) -> bool:
+        """Return whether the VMM has told that the guest asked for a reboot."""
+        return False
+
+    def close(self) -> None:  # noqa: B027 - most have nothing open between two requests
+        """Let go of the VMM; it goes on running."""
+
+
+class Ballooning(ABC):
+    """Controls that can take memory from the guest and give it back. An ability a VMM may lack."""
+
+    @abstractmethod
+    def set_memory(self, size_mib: int) -> None:
+        """Leave the guest `size_mib` MiB of its memory. Raises `ApiError`, `DeadlineExceeded`."""
+
+
+class Pausable(ABC):
+    """Controls that can stop and continue the virtual CPUs. An ability a VMM may lack."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Stop all virtual CPUs. Pausing a paused VMM changes nothing."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Let the virtual CPUs go on. Resuming a running VMM changes nothing."""

@@ -1,0 +1,108 @@
+"""What every back end plans alike: where the kernel, disks, shares and taps of a runner are."""
+
+from dataclasses import dataclass
+
+from microvm.model.devices import ImageType, Share
+from microvm.model.facts import Facts
+from microvm.model.identity import filesystem_uuid
+from microvm.model.plan import TapPlan, VolumePlan
+from microvm.model.runner import Runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """One virtio disk, in the order in which the guest gets them."""
+
+    name: str
+    """`layerN` or `volumeN`."""
+    path: str
+    """Image or block device; relative to the state directory."""
+    read_only: bool
+    direct: bool | None = None
+    serial: str | None = None
+    image_type: ImageType = "raw"
+
+
+def disks(runner: Runner, facts: Facts) -> list[Disk]:
+    """Return the images of the root's layers, then the volumes."""
+    vm = runner.microvm
+    layers = [
+        Disk(name=f"layer{index}", path=f"{facts.store_dir}/{layer.image}/image", read_only=True)
+        for index, layer in enumerate(runner.system.layers if vm.store_on_disk else ())
+    ]
+    volumes = [
+        Disk(
+            name=f"volume{index}", path=volume.image, read_only=volume.read_only,
+            direct=volume.direct, serial=volume.serial, image_type=volume.image_type,
+        )
+        for index, volume in enumerate(vm.volumes)
+    ]  # fmt: skip
+    return layers + volumes
+
+
+def volume_plans(runner: Runner) -> tuple[VolumePlan, ...]:
+    """Return the volumes to make, check and lock before the start."""
+    return tuple(
+        VolumePlan(
+            index=index,
+            image=volume.image,
+            size_mib=volume.size,
+            fs_type=volume.fs_type,
+            uuid=filesystem_uuid(runner.name, volume),
+            label=volume.label,
+            mkfs_args=volume.mkfs_extra_args,
+            create=volume.auto_create,
+            read_only=volume.read_only,
+            root=volume.mount_point == "/",
+        )
+        for index, volume in enumerate(runner.microvm.volumes)
+    )
+
+
+def taps(runner: Runner, *, queues: int = 1) -> tuple[TapPlan, ...]:
+    """Return the taps to make before the start."""
+    return tuple(
+        TapPlan(name=interface.id, bridge=interface.bridge, queues=queues)
+        for interface in runner.microvm.interfaces
+        if interface.type == "tap"
+    )
+
+
+def kernel(runner: Runner, facts: Facts) -> str:
+    """Return the path of the kernel as the distribution ships it: on x86 a bzImage."""
+    return f"{facts.store_dir}/{runner.system.kernel}/vmlinuz"
+
+
+def vmlinux(runner: Runner, facts: Facts) -> str:
+    """Return the path of the uncompressed kernel, which the store has for VMMs that need it."""
+    return f"{facts.store_dir}/{runner.vmlinux}/vmlinux"
+
+
+def initrd(runner: Runner, facts: Facts) -> str:
+    """Return the path of the initrd: the declared one, else the guest's."""
+    given = runner.microvm.initrd_path
+    if given:
+        return in_project(given, facts)
+    return f"{facts.store_dir}/{runner.system.initrd}/initrd"
+
+
+def in_project(path: str, facts: Facts) -> str:
+    """Return a declared path that starts at the project."""
+    return path if path.startswith("/") else f"{facts.project_dir}/{path}"
+
+
+def layer_shares(runner: Runner, facts: Facts) -> list[Share]:
+    """Return the shares that serve the root's layers where no image was made."""
+    vm = runner.microvm
+    return [
+        Share(
+            tag=STORE_TAG.format(index), source=f"{facts.store_dir}/{layer.tree}/tree",
+            mount_point="/", proto=vm.store_proto, read_only=True, cache="always",
+            security_model="passthrough",
+        )
+        for index, layer in enumerate(() if vm.store_on_disk else runner.system.layers)
+    ]  # fmt: skip
+
+
+STORE_TAG = "microvm-layer{}"
+"""Mount tag of a layer that is served as a directory."""
