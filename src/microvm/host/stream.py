@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,18 @@ def accept(listener: int) -> socket.socket | None:
             return None
     connection.setblocking(False)
     return connection
+
+
+def owner(path: Path) -> int | None:
+    """Return the process that listens at `path` (unix(7), SO_PEERCRED), or None when none does."""
+    connection = connect(path)
+    if connection is None:
+        return None
+    with connection:
+        size = struct.calcsize("3i")
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, _, _ = struct.unpack("3i", raw)
+    return pid or None  # 0: one of another PID namespace
 
 
 def remove_stale(path: Path) -> None:
