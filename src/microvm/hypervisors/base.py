@@ -23,6 +23,8 @@ class Hypervisor(ABC):
     """Where the VMM listens unless `socket` is declared; relative to the state directory."""
     boots_vmlinux: ClassVar[bool] = False
     """Whether it wants the uncompressed kernel instead of the distribution's image (on x86)."""
+    oldest: ClassVar[tuple[int, ...]] = ()
+    """First version whose command line is the one that we know."""
     supports: ClassVar[tuple[Support, ...]]
 
     def support(self, feature: Feature) -> Support:
@@ -41,11 +43,26 @@ class Hypervisor(ABC):
                 problems += [self._refusal(where, feature, row) for where in places]
             elif facts is not None and row.since and self.program in facts.programs:
                 version = facts.programs[self.program].version
-                if version < row.since:
-                    need, have = (".".join(map(str, v)) for v in (row.since, version))
-                    message = f"{feature.value} need {self.name} {need}, this is {have}"
-                    problems += [Problem(where=where, message=message) for where in places]
-        return [*problems, *self.further_problems(microvm)]
+                if version and version < row.since:
+                    message = f"{feature.value}: {self._too_old(row.since, version)}"
+                    problems += [
+                        Problem(where=where, message=message, hint=row.instead or None)
+                        for where in places
+                    ]
+        problems += self.further_problems(microvm)
+        return problems if facts is None else [*problems, *self._problems_of(microvm, facts)]
+
+    def _problems_of(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+        program = facts.programs.get(self.program)
+        if program and program.version and program.version < self.oldest:
+            message = self._too_old(self.oldest, program.version)
+            hint = f"install a later {self.name}, or name another `program`"
+            return [Problem(where="hypervisor", message=message, hint=hint)]
+        return self.problems_here(microvm, facts)
+
+    def _too_old(self, need: tuple[int, ...], have: tuple[int, ...]) -> str:
+        numbers = [".".join(map(str, version)) for version in (need, have)]
+        return f"it needs {self.name} {numbers[0]}, this is {numbers[1]}"
 
     def _refusal(self, where: str, feature: Feature, row: Support) -> Problem:
         return Problem(
@@ -56,6 +73,10 @@ class Hypervisor(ABC):
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Return what rows can't say, such as too many disks."""
+        return []
+
+    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+        """Return what this host or this version of the program can't do of what is declared."""
         return []
 
     def declared_program(self, microvm: MicroVM) -> str | None:

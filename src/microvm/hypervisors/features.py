@@ -15,6 +15,7 @@ class Feature(Enum):
     CPU_MODEL = "a CPU model"
     HUGE_PAGES = "huge pages"
     HOTPLUG = "memory hot-plug"
+    HOTPLUGGED = "hot-plug memory that is plugged in at start"
     BALLOON = "a memory balloon"
     INITIAL_BALLOON = "an inflated balloon at start"
     USER = "becoming another user"
@@ -73,7 +74,7 @@ def _machine(vm: MicroVM) -> Found:
         (Feature.CPU_MODEL, "cpu", vm.cpu is not None),
         (Feature.HUGE_PAGES, "hugepage_mem", vm.hugepage_mem),
         (Feature.HOTPLUG, "hotplug_mem", vm.hotplug_mem > 0),
-        (Feature.HOTPLUG, "hotplugged_mem", vm.hotplugged_mem > 0),
+        (Feature.HOTPLUGGED, "hotplugged_mem", vm.hotplugged_mem > 0),
         (Feature.BALLOON, "balloon", vm.balloon),
         (Feature.INITIAL_BALLOON, "initial_balloon_mem", vm.initial_balloon_mem > 0),
         (Feature.USER, "user", vm.user is not None),
@@ -81,8 +82,13 @@ def _machine(vm: MicroVM) -> Found:
         (Feature.GRAPHICS, "graphics.enable", vm.graphics.enable),
         (Feature.MACHINED, "register_with_machined", vm.register_with_machined),
         (Feature.CREDENTIALS, "credential_files", bool(vm.credential_files)),
-        (Feature.ROOT_PORTS, "qemu.pcie_root_ports", bool(vm.qemu.pcie_root_ports)),
+        (
+            Feature.ROOT_PORTS,
+            "qemu.pcie_root_ports",
+            vm.hypervisor == "qemu" and bool(vm.qemu.pcie_root_ports),
+        ),
         (Feature.ROOT_SHARED, "store_on_disk", not vm.store_on_disk),
+        (Feature.SHARE_9P, "store_proto", not vm.store_on_disk and vm.store_proto == "9p"),
     )
     yield from ((feature, where) for feature, where, asks in asked if asks)
 

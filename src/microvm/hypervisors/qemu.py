@@ -50,6 +50,7 @@ class Qemu(Hypervisor):
             f'{HOST}; say guest.address = "{HOST}" and the same port',
         ),
         Support(feature=Feature.HOTPLUG, available=False, instead="give the guest more `mem`"),
+        Support(feature=Feature.HOTPLUGGED, available=False, instead="give the guest more `mem`"),
         Support(feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE"),
         Support(
             feature=Feature.USER, available=False, instead="start it as that user"

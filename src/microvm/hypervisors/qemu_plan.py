@@ -6,11 +6,10 @@ Sources: qemu-system-x86_64(1), `-device help` of 7.2 and 10.0.
 import platform
 from dataclasses import dataclass, field
 
-from microvm.hypervisors import resources
+from microvm.hypervisors import resources, shares
 from microvm.hypervisors.kernel_line import kernel_line
 from microvm.hypervisors.qemu_syntax import dashed, escape
 from microvm.hypervisors.resources import Disk
-from microvm.hypervisors.virtiofsd import virtiofsd
 from microvm.model.devices import Interface, Share, names_device
 from microvm.model.facts import Facts
 from microvm.model.identity import mac
@@ -118,10 +117,7 @@ class QemuPlan:
     @property
     def shared_memory(self) -> bool:
         """Whether a helper has to see the guest's memory (vhost-user)."""
-        vm = self.runner.microvm
-        return any(share.proto == "virtiofs" for share in vm.shares) or (
-            not vm.store_on_disk and vm.store_proto == "virtiofs"
-        )
+        return shares.any_served(self.runner.microvm)
 
     def device(self, kind: str, properties: str = "") -> None:
         """Add a virtio device on the machine's transport."""
@@ -196,7 +192,7 @@ class QemuPlan:
         self.modules += ["virtiofs"] if vm.store_proto == "virtiofs" else ["9pnet_virtio", "9p"]
         for share in resources.layer_shares(self.runner, self.facts):
             if share.proto == "virtiofs":
-                self._virtiofs(share.tag, share.source, share, mapped=True)
+                self._virtiofs(share, share.source, mapped=True)
             else:
                 self.trees.append(share.source)
                 self._9p(share.tag, share.source, share.security_model, read_only=True)
@@ -211,33 +207,16 @@ class QemuPlan:
         source = resources.in_project(share.source, self.facts)
         if share.proto == "virtiofs":
             self.modules.append("virtiofs")
-            self._virtiofs(share.tag, source, share, mapped=False)
+            self._virtiofs(share, source, mapped=False)
         else:
             self.modules += ["9pnet_virtio", "9p"]
             self._9p(share.tag, source, share.security_model, read_only=share.read_only)
 
-    def _virtiofs(self, tag: str, source: str, share: Share, *, mapped: bool) -> None:
-        socket = share.socket or f"virtiofs-{tag}.sock"
-        options = self.runner.microvm.virtiofsd
-        argv = virtiofsd(self.facts.programs["virtiofsd"], share, source, options, mapped=mapped)
-        ids = "store" if mapped else ""
-        if not mapped and not self.facts.root and self.facts.programs["virtiofsd"].flavour == "c":
-            ids = "own"  # the C implementation wants to be root of something
-        frozen = None
-        if mapped or (share.read_only and self.facts.programs["virtiofsd"].flavour == "c"):
-            ids, frozen = ids or "host", source  # the C one has no option for that
-        self.helpers.append(
-            Helper(
-                name=f"virtiofsd-{tag}",
-                argv=argv,
-                socket=socket,
-                ids=ids,
-                socket_group=options.group,
-                read_only=frozen,
-            )
-        )
-        self.argv += ["-chardev", f"socket,id=fs-{tag},path={escape(socket)}"]
-        self.device("vhost-user-fs", f"chardev=fs-{tag},tag={tag}")
+    def _virtiofs(self, share: Share, source: str, *, mapped: bool) -> None:
+        one = shares.serve(self.runner, self.facts, share, source, mapped=mapped)
+        self.helpers.append(one.helper)
+        self.argv += ["-chardev", f"socket,id=fs-{one.tag},path={escape(one.socket)}"]
+        self.device("vhost-user-fs", f"chardev=fs-{one.tag},tag={one.tag}")
 
     def _9p(self, tag: str, source: str, security_model: str, *, read_only: bool) -> None:
         ro = ",readonly=on" if read_only else ""

@@ -29,6 +29,14 @@ def mac(machine: str, interface: str) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
 
 
+def cid(machine: str) -> int:
+    """Return a vsock context id of a machine that has declared none (vsock(7): 0 to 2 and the
+    last are taken). Only for VMMs that keep context ids to themselves.
+    """
+    digest = hashlib.sha256(f"cid\0{machine}".encode()).digest()
+    return 3 + int.from_bytes(digest[:4], "big") % (0xFFFFFFFF - 3)
+
+
 def filesystem_uuid(name: str, volume: Volume) -> str:
     """Return the UUID of a volume's file system as findfs(8) spells it.
 

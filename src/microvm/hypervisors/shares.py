@@ -1,0 +1,65 @@
+"""Shares served by virtiofsd, planned alike for every back end that has virtio-fs."""
+
+from dataclasses import dataclass
+
+from microvm.hypervisors import resources
+from microvm.hypervisors.virtiofsd import PROGRAM, virtiofsd
+from microvm.model.declaration import MicroVM
+from microvm.model.devices import Share
+from microvm.model.facts import Facts
+from microvm.model.plan import Helper
+from microvm.model.runner import Runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One share of a virtiofsd: what the guest calls it, and where the VMM meets it."""
+
+    tag: str
+    socket: str
+    """Relative to the state directory."""
+    helper: Helper
+
+
+def any_served(vm: MicroVM) -> bool:
+    """Return whether some share is served by virtiofsd, which has to see the guest's memory."""
+    return any(share.proto == "virtiofs" for share in vm.shares) or (
+        not vm.store_on_disk and vm.store_proto == "virtiofs"
+    )
+
+
+def served(runner: Runner, facts: Facts) -> list[Served]:
+    """Return what virtiofsd serves: the root's layers where no image was made, then the shares."""
+    layers = [
+        serve(runner, facts, share, share.source, mapped=True)
+        for share in resources.layer_shares(runner, facts)
+        if share.proto == "virtiofs"
+    ]
+    declared = [
+        serve(runner, facts, share, resources.in_project(share.source, facts), mapped=False)
+        for share in runner.microvm.shares
+        if share.proto == "virtiofs"
+    ]
+    return layers + declared
+
+
+def serve(runner: Runner, facts: Facts, share: Share, source: str, *, mapped: bool) -> Served:
+    """Return the helper that serves one share; `mapped`: a tree of a guest, with its owners."""
+    options = runner.microvm.virtiofsd
+    program = facts.programs[PROGRAM]
+    socket = share.socket or f"virtiofs-{share.tag}.sock"
+    ids = "store" if mapped else ""
+    if not mapped and not facts.root and program.flavour == "c":
+        ids = "own"  # the C implementation wants to be root of something
+    frozen = None
+    if mapped or (share.read_only and program.flavour == "c"):
+        ids, frozen = ids or "host", source  # the C one has no option for that
+    helper = Helper(
+        name=f"virtiofsd-{share.tag}",
+        argv=virtiofsd(program, share, source, options, mapped=mapped),
+        socket=socket,
+        ids=ids,
+        socket_group=options.group,
+        read_only=frozen,
+    )
+    return Served(tag=share.tag, socket=socket, helper=helper)
