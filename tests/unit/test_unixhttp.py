@@ -65,7 +65,9 @@ def request(connection):
 def answer(body=None, status="200 "):
     raw = b"" if body is None else json.dumps(body).encode()
     length = f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n" if raw else ""
-    return f"HTTP/1.1 {status}\r\nServer: VMM\r\nConnection: keep-alive\r\n{length}\r\n".encode() + raw
+    return (
+        f"HTTP/1.1 {status}\r\nServer: VMM\r\nConnection: keep-alive\r\n{length}\r\n".encode() + raw
+    )
 
 
 def call(path, *arguments, timeout_s=5.0):

@@ -37,6 +37,8 @@ def main(args: Namespace) -> int:
         print(f"volume {volume.image}: {volume.size_mib} MiB {volume.fs_type} {volume.uuid}")
     for tap in plan.taps:
         print(f"tap {tap.name}{f' on {tap.bridge}' if tap.bridge else ''}")
+    for macvtap in plan.macvtaps:
+        print(f"macvtap {macvtap.name} on {macvtap.link}, {macvtap.mode}, {macvtap.mac}")
     for helper in plan.helpers:
         print(f"helper {helper.name}: {shlex.join(helper.argv)}")
     for path, text in plan.files.items():

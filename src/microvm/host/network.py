@@ -1,14 +1,16 @@
-"""Tap interfaces, made by ioctl (kernel's tuntap.rst, netdevice(7), linux/ethtool.h); ports."""
+"""Tap and macvtap interfaces: kernel's tuntap.rst, netdevice(7), linux/ethtool.h."""
 
 import array
+import errno
 import fcntl
 import os
 import socket
 import struct
+from pathlib import Path
 
 from microvm.errors import HostError, StateError
-from microvm.host import files
-from microvm.model.plan import TapPlan
+from microvm.host import files, rtnetlink
+from microvm.model.plan import MacvtapPlan, TapPlan
 
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
@@ -17,7 +19,8 @@ _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x2, 0x1000, 0x4000, 0x8000
 _IFF_MULTI_QUEUE = 0x100
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCBRADDIF = 0x8913, 0x8914, 0x89A2
 _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0xA
-_IFF_UP = 0x1
+_TUNGETIFF = 0x800454D2
+_IFF_UP, _IFF_ALLMULTI = 0x1, 0x200
 
 
 def index(name: str) -> int | None:
@@ -45,17 +48,13 @@ def tap_up(tap: TapPlan, owner: int) -> int:
     Returns its interface index. One that exists is refused: opening it would join it. Raises
     `StateError`, `HostError`.
     """
-    if index(tap.name) is not None:
-        raise StateError(
-            f"the interface {tap.name} exists already and may be in use",
-            hint=f"take it away (ip link delete {tap.name}), or declare another id",
-        )
+    _refuse_taken(tap.name)
     try:
         _set_persistent(tap, owner)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             if tap.bridge:
                 _join(control, tap.name, tap.bridge)
-            _up(control, tap.name)
+            _set_flags(control, tap.name, _IFF_UP)
     except PermissionError as error:
         raise HostError(
             f"no permission to make the tap {tap.name}", hint="run as root, or use type `user`"
@@ -78,6 +77,101 @@ def tap_down(tap: TapPlan) -> None:
     """Take a tap away; one that is gone is fine."""
     if index(tap.name) is not None:
         _set_persistent(tap, None)
+
+
+def macvtap_up(macvtap: MacvtapPlan, owner: int) -> int:
+    """Make a macvtap that the user id `owner` may open, and bring it up.
+
+    Returns its interface index. Raises `StateError`, `HostError`.
+    """
+    name, link = macvtap.name, index(macvtap.link)
+    _refuse_taken(name)
+    if link is None:
+        raise HostError(
+            f"{name} can't be on {macvtap.link}: there is no such interface",
+            hint="`ip link` lists what there is; correct `macvtap.link`",
+        )
+    try:
+        rtnetlink.add_macvtap(name, link=link, mode=macvtap.mode, mac=macvtap.mac)
+        made = index(name) or 0
+        _quiet(name)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            # The guest's multicast groups are not told to the host: it takes all.
+            _set_flags(control, name, _IFF_UP | _IFF_ALLMULTI)
+        os.chown(_device(made), owner, -1)
+    except PermissionError as error:
+        macvtap_down(name)
+        raise HostError(
+            f"no permission to make the macvtap {name}", hint="run as root, or use type `user`"
+        ) from error
+    except OSError as error:
+        macvtap_down(name)
+        raise _explain_macvtap(error, macvtap) from error
+    return made
+
+
+def _explain_macvtap(error: OSError, macvtap: MacvtapPlan) -> HostError:
+    hints = {
+        errno.EOPNOTSUPP: "load the module: modprobe macvtap",
+        errno.EBUSY: f"{macvtap.link} belongs to a bridge or the like",
+        errno.EINVAL: f"{macvtap.link} has a macvtap of mode passthru, or can't have one",
+        errno.ENOENT: "this /dev shows no devices that appear: mount a devtmpfs there",
+    }
+    what = f"could not make the macvtap {macvtap.name} on {macvtap.link}: {error.strerror}"
+    return HostError(what, hint=hints.get(error.errno or 0))
+
+
+def macvtap_down(name: str) -> None:
+    """Take a macvtap away; one that is gone is fine. Raises `HostError`."""
+    found = index(name)
+    if found is not None:
+        try:
+            rtnetlink.delete(found)
+        except OSError as error:
+            raise files.explain(error, f"take the macvtap {name} away") from error
+
+
+def open_macvtap(name: str, queues: int) -> int:
+    """Return a descriptor of one queue of a macvtap that exists; the VMM inherits it.
+
+    Raises `HostError`.
+    """
+    path = _device(index(name) or 0)
+    try:
+        device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise files.explain(error, f"open the macvtap {name}") from error
+    try:
+        raw = fcntl.ioctl(device, _TUNGETIFF, bytes(32))
+        found = raw[:16].rstrip(b"\0").decode()
+        if found != name:  # /dev is common to network namespaces that number alike
+            raise HostError(f"{path} is the macvtap {found}, not {name}")
+        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _tap_flags(queues)))
+    except (OSError, HostError) as error:
+        os.close(device)
+        if isinstance(error, HostError):
+            raise
+        raise files.explain(error, f"open the macvtap {name}") from error
+    return device
+
+
+def _device(number: int) -> Path:
+    return Path(f"/dev/tap{number}")
+
+
+def _quiet(name: str) -> None:
+    """Keep the host from taking an IPv6 address there: it would be the guest's, by its MAC."""
+    setting = Path("/proc/sys/net/ipv6/conf") / name / "disable_ipv6"
+    if setting.exists():
+        setting.write_text("1")
+
+
+def _refuse_taken(name: str) -> None:
+    if index(name) is not None:
+        raise StateError(
+            f"the interface {name} exists already and may be in use",
+            hint=f"take it away (ip link delete {name}), or declare another id",
+        )
 
 
 def open_tap(name: str, queues: int) -> int:
@@ -120,8 +214,8 @@ def _flags(control: socket.socket, name: str) -> int:
     return flags
 
 
-def _up(control: socket.socket, name: str) -> None:
-    flags = _flags(control, name) | _IFF_UP
+def _set_flags(control: socket.socket, name: str, more: int) -> None:
+    flags = _flags(control, name) | more
     fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags))
 
 

@@ -2,13 +2,17 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from microvm.errors import MicroVMError
 from microvm.launch import planning
 from microvm.model.plan import LaunchPlan
 
-USAGE = "usage: microvm-launch run|shutdown|balloon|tap-up|tap-down|virtiofsd-run RUNNER [SIZE]\n"
+USAGE = (
+    "usage: microvm-launch run|shutdown|balloon|tap-up|tap-down|macvtap-up|macvtap-down|"
+    "virtiofsd-run RUNNER [SIZE]\n"
+)
 PROJECT = "MICROVM_PROJECT"
 """Variable with the project directory, which relative sources of shares start at."""
 
@@ -77,14 +81,28 @@ def _balloon(runner_dir: Path, rest: list[str]) -> int:
 def _tap_up(runner_dir: Path, rest: list[str]) -> int:
     from microvm.launch import taps
 
-    taps.up(_plan(runner_dir), Path.cwd())
+    taps.up(replace(_plan(runner_dir), macvtaps=()), Path.cwd())
     return 0
 
 
 def _tap_down(runner_dir: Path, rest: list[str]) -> int:
     from microvm.launch import taps
 
-    taps.down(_plan(runner_dir), Path.cwd())
+    taps.down(replace(_plan(runner_dir), macvtaps=()), Path.cwd())
+    return 0
+
+
+def _macvtap_up(runner_dir: Path, rest: list[str]) -> int:
+    from microvm.launch import taps
+
+    taps.up(replace(_plan(runner_dir), taps=()), Path.cwd())
+    return 0
+
+
+def _macvtap_down(runner_dir: Path, rest: list[str]) -> int:
+    from microvm.launch import taps
+
+    taps.down(replace(_plan(runner_dir), taps=()), Path.cwd())
     return 0
 
 
@@ -101,5 +119,7 @@ _VERBS = {
     "balloon": _balloon,
     "tap-up": _tap_up,
     "tap-down": _tap_down,
+    "macvtap-up": _macvtap_up,
+    "macvtap-down": _macvtap_down,
     "virtiofsd-run": _virtiofsd,
 }

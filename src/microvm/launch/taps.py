@@ -1,4 +1,4 @@
-"""A machine's tap interfaces: made before the start, taken away after the end."""
+"""A machine's tap and macvtap interfaces: made before the start, taken away after the end."""
 
 import json
 import os
@@ -8,39 +8,55 @@ from pathlib import Path
 
 from microvm.errors import StateError
 from microvm.host import files, network
-from microvm.model.plan import LaunchPlan
+from microvm.model.plan import LaunchPlan, MacvtapPlan, TapPlan
 
 RECORD = "taps.json"
 """Interfaces made for the machine: name to interface index; no index is ever used twice."""
 
 
 def up(plan: LaunchPlan, state_dir: Path) -> None:
-    """Make the taps that are missing; those made for this machine before are used again.
+    """Make the interfaces that are missing; those made for this machine before are used again.
 
     Raises `StateError` for a foreign or busy one, `HostError`.
     """
     record = _read(state_dir)
-    for tap in plan.taps:
-        found = network.index(tap.name)
-        if found is not None and record.get(tap.name) == found:
-            if network.in_use(tap.name):
+    for one in _planned(plan):
+        found = network.index(one.name)
+        if found is not None and record.get(one.name) == found:
+            if isinstance(one, TapPlan) and network.in_use(one.name):
                 raise StateError(
-                    f"the tap {tap.name} is in use by another program",
+                    f"the tap {one.name} is in use by another program",
                     hint="stop that one first; `ip -details link show` lists interfaces",
                 )
             continue
-        record[tap.name] = network.tap_up(tap, os.geteuid())
+        owner = os.geteuid()
+        record[one.name] = (
+            network.tap_up(one, owner)
+            if isinstance(one, TapPlan)
+            else network.macvtap_up(one, owner)
+        )
         # At once: what is not written down is nobody's after a crash.
         files.write_atomic(state_dir / RECORD, json.dumps(record), 0o600)
 
 
 def down(plan: LaunchPlan, state_dir: Path) -> None:
-    """Take away the taps that were made for this machine; others stay."""
+    """Take away the interfaces that were made for this machine; others stay."""
     record = _read(state_dir)
-    for tap in plan.taps:
-        if tap.name in record and network.index(tap.name) == record[tap.name]:
-            network.tap_down(tap)
-    (state_dir / RECORD).unlink(missing_ok=True)
+    for one in _planned(plan):
+        made = record.pop(one.name, None)
+        if made is not None and network.index(one.name) == made:
+            if isinstance(one, TapPlan):
+                network.tap_down(one)
+            else:
+                network.macvtap_down(one.name)
+    if record:  # of the other kind, whose script has not run yet
+        files.write_atomic(state_dir / RECORD, json.dumps(record), 0o600)
+    else:
+        (state_dir / RECORD).unlink(missing_ok=True)
+
+
+def _planned(plan: LaunchPlan) -> tuple[TapPlan | MacvtapPlan, ...]:
+    return (*plan.taps, *plan.macvtaps)
 
 
 @contextmanager
@@ -52,7 +68,8 @@ def opened(plan: LaunchPlan) -> Iterator[list[int]]:
     with ExitStack() as stack:
         numbers = []
         for one in plan.opened:
-            descriptor = network.open_tap(one.name, one.queues)
+            open_one = network.open_tap if one.kind == "tap" else network.open_macvtap
+            descriptor = open_one(one.name, one.queues)
             os.dup2(descriptor, one.number, inheritable=True)
             os.close(descriptor)
             stack.callback(os.close, one.number)

@@ -52,12 +52,24 @@ class TapPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MacvtapPlan:
+    """A macvtap interface to make before the start and to take away after the end."""
+
+    name: str
+    link: str
+    """Interface of the host that it is on."""
+    mode: str
+    mac: str
+    """The guest's address, which the host's end has too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """A device that the launcher opens and the VMM inherits under a fixed descriptor number."""
 
     number: int
     """Descriptor number, as the command line names it."""
-    kind: Literal["tap"]
+    kind: Literal["tap", "macvtap"]
     name: str
     """Name of the interface."""
     queues: int = 1
@@ -104,6 +116,7 @@ class LaunchPlan:
     volumes: tuple[VolumePlan, ...] = ()
     taps: tuple[TapPlan, ...] = ()
     ports: tuple[PortPlan, ...] = ()
+    macvtaps: tuple[MacvtapPlan, ...] = ()
     opened: tuple[Opened, ...] = ()
     directories: tuple[str, ...] = ()
     """Directories that the VMM wants to find, relative to the state directory."""

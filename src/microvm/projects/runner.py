@@ -63,6 +63,8 @@ def _scripts(vm: MicroVM) -> dict[str, str]:
         scripts["microvm-balloon"] = "balloon"
     if any(interface.type == "tap" for interface in vm.interfaces):
         scripts |= {"tap-up": "tap-up", "tap-down": "tap-down"}
+    if any(interface.type == "macvtap" for interface in vm.interfaces):
+        scripts |= {"macvtap-up": "macvtap-up", "macvtap-down": "macvtap-down"}
     if any(share.proto == "virtiofs" for share in vm.shares):
         scripts["virtiofsd-run"] = "virtiofsd-run"
     return scripts
@@ -76,6 +78,13 @@ def _metadata(vm: MicroVM) -> dict[str, str]:
     taps = [interface.id for interface in vm.interfaces if interface.type == "tap"]
     if taps:
         files["tap-interfaces"] = "".join(f"{tap}\n" for tap in taps)
+    macvtaps = [
+        f"{interface.id} {interface.mac or '-'} {interface.macvtap.link} {interface.macvtap.mode}\n"
+        for interface in vm.interfaces
+        if interface.macvtap
+    ]
+    if macvtaps:
+        files["macvtap-interfaces"] = "".join(macvtaps)
     for share in vm.shares:
         if share.proto == "virtiofs":
             files[f"virtiofs/{share.tag}/socket"] = (

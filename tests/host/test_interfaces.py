@@ -1,0 +1,122 @@
+"""macvtap interfaces for real, in a network namespace of the test's own."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(os.geteuid() != 0, reason="interfaces need root"),
+]
+
+SETUP = """
+import json, os, socket, subprocess, sys
+from pathlib import Path
+from microvm.errors import MicroVMError
+from microvm.host import linux, network
+from microvm.launch import taps
+from microvm.model.plan import LaunchPlan, MacvtapPlan, Opened, TapPlan
+
+linux.unshare(linux.CLONE_NEWNET)
+state = Path(sys.argv[1])
+for command in ("link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"):
+    subprocess.run([sys.argv[2], *command.split()], check=True)
+MAC = "02:00:00:00:00:05"
+macvtap = MacvtapPlan(name="mv0.a", link="up0", mode="bridge", mac=MAC)
+said = {}
+
+def refusal(function, *arguments):
+    try:
+        function(*arguments)
+    except MicroVMError as error:
+        return [type(error).__name__, error.message, error.hint]
+"""
+
+
+@pytest.fixture
+def told(tmp_path, tool):
+    """Run code in a network namespace and return what it leaves in `said`."""
+
+    def run(code):
+        program = SETUP + textwrap.dedent(code) + "print(json.dumps(said))"
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path), tool("ip")],
+            capture_output=True, timeout=20, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_frames_reach_the_descriptors_of_a_macvtap(told):
+    said = told("""
+        plan = LaunchPlan(
+            name="vm", hypervisor="h", process_name=None, argv=(), macvtaps=(macvtap,),
+            opened=tuple(
+                Opened(number=number, kind="macvtap", name="mv0.a", queues=2) for number in (200, 201)
+            ),
+        )
+        taps.up(plan, state)
+        said["record"] = json.loads((state / taps.RECORD).read_text()) == {
+            "mv0.a": network.index("mv0.a")
+        }
+        said["ipv6"] = Path("/proc/sys/net/ipv6/conf/mv0.a/disable_ipv6").read_text().strip()
+        with taps.opened(plan) as numbers:
+            said["numbers"] = numbers
+            said["inherited"] = [os.get_inheritable(number) for number in numbers]
+            frame = bytes.fromhex(MAC.replace(":", "")) + bytes(6) + b"\\x88\\xb5" + b"hello" * 20
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as other:
+                other.bind(("up1", 0))
+                other.send(frame)
+            import select
+            said["got"] = any(
+                b"hello" in os.read(number, 2000)
+                for number in select.select(numbers, [], [], 5)[0]
+            )
+        taps.up(plan, state)  # again: it is ours
+        taps.down(plan, state)
+        said["gone"] = network.index("mv0.a") is None and not (state / taps.RECORD).exists()
+    """)
+    assert said == {
+        "record": True, "ipv6": "1", "numbers": [200, 201], "inherited": [True, True],
+        "got": True, "gone": True,
+    }  # fmt: skip
+
+
+def test_what_is_in_the_way_is_told_and_nothing_is_left(told):
+    said = told("""
+        from dataclasses import replace
+        said["link"] = refusal(network.macvtap_up, replace(macvtap, link="nosuch"), 0)
+        network.macvtap_up(replace(macvtap, mode="passthru"), 0)
+        said["taken"] = refusal(network.macvtap_up, macvtap, 0)
+        said["second"] = refusal(network.macvtap_up, replace(macvtap, name="mv1"), 0)
+        said["left"] = network.index("mv1")
+    """)
+    assert said["link"][:2] == [
+        "HostError", "mv0.a can't be on nosuch: there is no such interface",
+    ]  # fmt: skip
+    assert said["taken"][0] == "StateError"
+    assert said["second"][0] == "HostError"
+    assert said["second"][2] == "up0 has a macvtap of mode passthru, or can't have one"
+    assert said["left"] is None
+
+
+def test_each_script_takes_away_what_is_its_own(told):
+    said = told("""
+        from dataclasses import replace
+        plan = LaunchPlan(
+            name="vm", hypervisor="h", process_name=None, argv=(), macvtaps=(macvtap,),
+            taps=(TapPlan(name="tap7", bridge=None, queues=2),),
+        )
+        taps.up(plan, state)
+        taps.down(replace(plan, taps=()), state)
+        said["first"] = [network.index("mv0.a") is None, network.index("tap7") is None]
+        taps.down(plan, state)
+        said["second"] = [network.index("tap7") is None, (state / taps.RECORD).exists()]
+    """)
+    assert said == {"first": [True, False], "second": [True, False]}
