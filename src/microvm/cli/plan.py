@@ -41,6 +41,8 @@ def main(args: Namespace) -> int:
         print(f"macvtap {macvtap.name} on {macvtap.link}, {macvtap.mode}, {macvtap.mac}")
     for helper in plan.helpers:
         print(f"helper {helper.name}: {shlex.join(helper.argv)}")
+    if plan.credentials:
+        print(f"disk {plan.credentials.image}: {', '.join(sorted(plan.credentials.files))}")
     for path, text in plan.files.items():
         print(f"file {path}:\n{text}")
     print(_wrapped(plan.argv))

@@ -4,6 +4,7 @@ from microvm.errors import Problem, SpecError
 from microvm.hypervisors.resources import STORE_TAG
 from microvm.model.facts import Facts
 from microvm.model.identity import filesystem_uuid
+from microvm.model.plan import CredentialDisk
 from microvm.model.runner import Runner
 
 LIMIT = 2047
@@ -20,11 +21,13 @@ def kernel_line(
     modules: tuple[str, ...],
     disks: int,
     job: str | None,
+    credentials: CredentialDisk | None = None,
 ) -> str:
     """Return the kernel command line.
 
     `own`: the hypervisor's parameters. `disks`: disks before the first volume, for those that are
-    found by position. `job`: the job stream as the guest names it.
+    found by position. `job`: the job stream as the guest names it. `credentials`: the disk that
+    has them.
     """
     microvm = runner.microvm
     words = [
@@ -41,6 +44,8 @@ def kernel_line(
     if places:
         words.append(f"microvm.at={','.join(places)}")
     words.append(f"systemd.machine_id={facts.machine_id}")
+    if credentials:
+        words.append(f"microvm.credentials={credentials.machine_id}")
     if facts.job and job:
         words += [f"microvm.job={job}", "systemd.mask=microvm-console.service"]
     if microvm.interfaces:

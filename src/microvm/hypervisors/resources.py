@@ -1,11 +1,12 @@
 """What every back end plans alike: where the kernel, disks, shares and taps of a runner are."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from microvm.model.devices import ImageType, Share
 from microvm.model.facts import Facts
-from microvm.model.identity import filesystem_uuid
-from microvm.model.plan import TapPlan, VolumePlan
+from microvm.model.identity import filesystem_uuid, mac
+from microvm.model.plan import CredentialDisk, MacvtapPlan, Opened, TapPlan, VolumePlan
 from microvm.model.runner import Runner
 
 
@@ -40,6 +41,26 @@ def disks(runner: Runner, facts: Facts) -> list[Disk]:
     return layers + volumes
 
 
+CREDENTIALS = "credentials.img"
+
+
+def credential_disk(runner: Runner, facts: Facts) -> CredentialDisk | None:
+    """Return the disk for credentials where the VMM can't hand them over itself, or None."""
+    found = runner.microvm.credential_files
+    if not found:
+        return None
+    paths = {name: in_project(path, facts) for name, path in found.items()}
+    return CredentialDisk(image=CREDENTIALS, machine_id=facts.machine_id, files=paths)
+
+
+def disks_with_credentials(runner: Runner, facts: Facts) -> list[Disk]:
+    """Return `disks`, and after them the one for credentials if there is one."""
+    found = disks(runner, facts)
+    if runner.microvm.credential_files:
+        found.append(Disk(name="credentials", path=CREDENTIALS, read_only=True))
+    return found
+
+
 def volume_plans(runner: Runner) -> tuple[VolumePlan, ...]:
     """Return the volumes to make, check and lock before the start."""
     return tuple(
@@ -65,6 +86,39 @@ def taps(runner: Runner, *, queues: int = 1) -> tuple[TapPlan, ...]:
         TapPlan(name=interface.id, bridge=interface.bridge, queues=queues)
         for interface in runner.microvm.interfaces
         if interface.type == "tap"
+    )
+
+
+def macvtaps(runner: Runner, facts: Facts) -> tuple[MacvtapPlan, ...]:
+    """Return the macvtaps to make before the start."""
+    return tuple(
+        MacvtapPlan(
+            name=interface.id,
+            link=interface.macvtap.link,
+            mode=interface.macvtap.mode,
+            mac=interface.mac or mac(facts.machine_id, interface.id),
+        )
+        for interface in runner.microvm.interfaces
+        if interface.macvtap
+    )
+
+
+FIRST_DESCRIPTOR = 200
+"""Number of the first descriptor that a VMM inherits: above what a launcher has open."""
+
+
+def opened(runner: Runner, *, queues: int = 1) -> tuple[Opened, ...]:
+    """Return the taps and macvtaps that the VMM inherits open, each queue under its number."""
+    kinds: dict[str, Literal["tap", "macvtap"]] = {"tap": "tap", "macvtap": "macvtap"}
+    wanted = [
+        (kinds[interface.type], interface.id)
+        for interface in runner.microvm.interfaces
+        if interface.type in kinds
+        for _ in range(queues)
+    ]
+    return tuple(
+        Opened(number=number, kind=kind, name=name, queues=queues)
+        for number, (kind, name) in enumerate(wanted, FIRST_DESCRIPTOR)
     )
 
 

@@ -56,6 +56,10 @@ def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]
         (state_dir / name).mkdir(parents=True, exist_ok=True)
     for name, text in plan.files.items():
         files.write_atomic(state_dir / name, text, 0o600)
+    if plan.credentials:
+        from microvm.host import credentials  # 20 ms that few need
+
+        credentials.write(plan.credentials, state_dir)
     for name in plan.sockets:
         stream.remove_stale(state_dir / name)
     return volumes.prepare(plan, state_dir, reset_root=reset_root)

@@ -77,6 +77,18 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialDisk:
+    """A small read-only disk with the guest's credentials, for VMMs without a better way."""
+
+    image: str
+    """File to write, relative to the state directory."""
+    machine_id: str
+    """What its first block names, so that the guest takes no other disk for it."""
+    files: Mapping[str, str]
+    """Files of the host, by the credentials' names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobEnd:
     """Where the host meets the job stream of the guest."""
 
@@ -112,6 +124,7 @@ class LaunchPlan:
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     """Files to write, by path relative to the state directory."""
+    credentials: CredentialDisk | None = None
     helpers: tuple[Helper, ...] = ()
     volumes: tuple[VolumePlan, ...] = ()
     taps: tuple[TapPlan, ...] = ()

@@ -1,0 +1,53 @@
+"""Credentials on a disk, as VMMs without fw_cfg get them, taken by a real guest's systemd."""
+
+import hashlib
+
+import pytest
+
+from microvm.host import credentials
+from microvm.model.plan import CredentialDisk
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600), pytest.mark.usefixtures("leftovers")]
+SECRET = b"line one\nbytes \xff\x00 and more\n"
+LOOK = """
+stat -c '%a %u' /run/credentials/@system /run/credentials/@system/plain
+systemd-creds --system cat plain | sha256sum
+ls /run/credentials/@system
+systemctl start look
+cat /run/seen
+"""
+UNIT = """
+[Service]
+Type=oneshot
+LoadCredential=plain
+ExecStart=sh -c "sha256sum <$CREDENTIALS_DIRECTORY/plain >/run/seen"
+"""
+
+
+@pytest.mark.parametrize("release", ["trixie", "bookworm"])
+def test_a_guest_finds_its_credentials_on_a_disk(release, microvm_cli, tmp_path):
+    identity = "0123456789abcdef0123456789abcdef"
+    for name, data in (("plain", SECRET), ("z.other_1@x-y", b"")):
+        (tmp_path / name).write_bytes(data)
+    names = {name: str(tmp_path / name) for name in ("plain", "z.other_1@x-y")}
+    disks = [
+        CredentialDisk(image="foreign.img", machine_id="f" * 32, files={"plain": "/etc/hostname"}),
+        CredentialDisk(image="ours.img", machine_id=identity, files=names),
+    ]
+    extra = []
+    for disk in disks:
+        credentials.write(disk, tmp_path)
+        assert (tmp_path / disk.image).stat().st_mode & 0o777 == 0o600
+        drive = f"if=none,id={disk.image},format=raw,read-only=on,file={tmp_path / disk.image}"
+        extra += ["-drive", drive, "-device", f"virtio-blk-pci,drive={disk.image}"]
+    (tmp_path / "microvm.toml").write_text(
+        f'[microvms.box]\nkernel_params = ["microvm.credentials={identity}"]\n'
+        f'system.release = "{release}"\nqemu.machine = "q35"\nqemu.extra_args = {extra}\n'
+        f'[microvms.box.system.units."look.service"]\ntext = """{UNIT}"""\n'
+    )
+    done = microvm_cli("run", str(tmp_path), "--", "sh", "-euc", LOOK, timeout=550)
+    assert done.returncode == 0, done.stderr
+    known = hashlib.sha256(SECRET).hexdigest()
+    assert done.stdout.split("\n") == [
+        "700 0", "400 0", f"{known}  -", "plain", "z.other_1@x-y", f"{known}  -", "",
+    ]  # fmt: skip
