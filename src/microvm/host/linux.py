@@ -29,6 +29,7 @@ _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_SYS_LANDLOCK_CREATE_RULESET = 444
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -36,6 +37,7 @@ _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_RDONLY = 1
+_LANDLOCK_CREATE_RULESET_VERSION = 1
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -188,3 +190,10 @@ def confine(root: Path) -> None:
 def sync_filesystem(descriptor: int) -> None:
     """Make all that was written to the descriptor's file system durable (syncfs(2))."""
     _check(_libc.syncfs(descriptor))
+
+
+def landlock_abi() -> int:
+    """Return which landlock(7) the kernel has: its ABI's number, 0 for none."""
+    flags = ctypes.c_uint(_LANDLOCK_CREATE_RULESET_VERSION)
+    number: int = _libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), flags)
+    return max(number, 0)

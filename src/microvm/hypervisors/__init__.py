@@ -11,12 +11,15 @@ def hypervisor(kind: str) -> Hypervisor:
             from microvm.hypervisors.qemu import Qemu
 
             return Qemu()
-        case (
-            HypervisorKind.CLOUD_HYPERVISOR
-            | HypervisorKind.FIRECRACKER
-            | HypervisorKind.CROSVM
-            | HypervisorKind.KVMTOOL
-        ):
+        case HypervisorKind.CLOUD_HYPERVISOR:
+            from microvm.hypervisors.cloud_hypervisor import CloudHypervisor
+
+            return CloudHypervisor()
+        case HypervisorKind.FIRECRACKER:
+            from microvm.hypervisors.firecracker import Firecracker
+
+            return Firecracker()
+        case HypervisorKind.CROSVM | HypervisorKind.KVMTOOL:
             from microvm.hypervisors.planned import Planned
 
             return Planned(kind)

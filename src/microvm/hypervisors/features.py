@@ -98,7 +98,7 @@ def _volumes(vm: MicroVM) -> Found:
         key = f"volumes.{index}"
         if volume.serial is not None:
             yield Feature.SERIAL, f"{key}.serial"
-        if volume.direct is not None:
+        if volume.direct:
             yield Feature.DIRECT, f"{key}.direct"
         if volume.image_type != "raw":
             yield Feature.IMAGE_TYPE, f"{key}.image_type"

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from microvm.hypervisors import resources, shares
 from microvm.hypervisors.kernel_line import kernel_line
-from microvm.hypervisors.qemu_syntax import dashed, escape
+from microvm.hypervisors.qemu_syntax import escape
 from microvm.hypervisors.resources import Disk
 from microvm.model.devices import Interface, Share, names_device
 from microvm.model.facts import Facts
-from microvm.model.identity import mac
+from microvm.model.identity import dashed, mac
 from microvm.model.plan import Helper, JobEnd, LaunchPlan, PortPlan
 from microvm.model.runner import Runner
 

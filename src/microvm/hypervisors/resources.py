@@ -122,6 +122,31 @@ def opened(runner: Runner, *, queues: int = 1) -> tuple[Opened, ...]:
     )
 
 
+def modules(runner: Runner, transport: str, *more: str) -> tuple[str, ...]:
+    """Return the modules that the initrd loads: the devices' `transport`, what the root, volumes,
+    shares, balloon and hot-plug memory need, and `more`.
+    """
+    vm = runner.microvm
+    # libcrc32c asks the crypto layer for crc32c while it loads; modules.dep does not say so.
+    found = [transport, "crc32c_generic", "overlay"]
+    protocols = {share.proto for share in vm.shares}
+    if vm.store_on_disk:
+        found += ["virtio_blk", vm.store_disk_type]
+    else:
+        protocols.add(vm.store_proto)
+    if vm.volumes or vm.credential_files:
+        found.append("virtio_blk")
+    if "virtiofs" in protocols:
+        found.append("virtiofs")
+    if "9p" in protocols:
+        found += ["9pnet_virtio", "9p"]
+    if vm.balloon:
+        found.append("virtio_balloon")
+    if vm.hotplug_mem:
+        found.append("virtio_mem")
+    return tuple(dict.fromkeys((*found, *more)))
+
+
 def kernel(runner: Runner, facts: Facts) -> str:
     """Return the path of the kernel as the distribution ships it: on x86 a bzImage."""
     return f"{facts.store_dir}/{runner.system.kernel}/vmlinuz"

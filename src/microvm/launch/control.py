@@ -28,10 +28,10 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
     control = open_control(runner, state_dir, timeout_s=5)
     whole, last = Deadline(timeout_s), Deadline(timeout_s / 3)
     try:
-        control.shut_down(power_button=True)
+        refusal = _press(control, power_button=True)
         if _gone(control, last):
             return "the guest powered off"
-        control.shut_down(power_button=False)
+        refusal = _press(control, power_button=False) or refusal
         if _gone(control, whole):
             return "the guest powered off on Ctrl-Alt-Del"
         control.quit()
@@ -39,7 +39,19 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
         return "the VMM ended"
     finally:
         control.close()
-    return f"the guest did not power off within {timeout_s:g} s; the VMM was ended"
+    why = f" ({refusal})" if refusal else ""
+    return f"the guest did not power off within {timeout_s:g} s{why}; the VMM was ended"
+
+
+def _press(control: Control, *, power_button: bool) -> str | None:
+    """Ask for a shutdown; return the words of a VMM that can't."""
+    try:
+        control.shut_down(power_button=power_button)
+    except ApiError as error:
+        if control.alive():
+            return error.message
+        raise
+    return None
 
 
 def _gone(control: Control, deadline: Deadline) -> bool:
@@ -52,7 +64,7 @@ def _gone(control: Control, deadline: Deadline) -> bool:
 
 def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
     """Give the guest `size_mib` MiB of memory. Raises `UnsupportedOperation`, `ApiError`."""
-    if not runner.microvm.balloon:
+    if not (runner.microvm.balloon or runner.microvm.hotplug_mem):
         raise UnsupportedOperation(
             f"{runner.name} has no balloon", hint="set `balloon = true` and start it again"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from microvm.errors import HostError, SpecError, StateError
 from microvm.host import facts as host_facts
-from microvm.host import files, volumes
+from microvm.host import files, linux, volumes
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.virtiofsd import PLACES
 from microvm.model.codec import from_plain
@@ -80,6 +80,7 @@ def gather(
         machine_id=identity,
         positions=_positions(runner, state_dir),
         root=os.geteuid() == 0,
+        landlock=linux.landlock_abi(),
         watched=watched,
         job=job,
         terminal=terminal,

@@ -28,6 +28,8 @@ late in a shutdown the kernel takes that for a reset. The button is pressed agai
 boots does not hear it."""
 HELPER_GRACE_S = 2.0
 """A helper ends when its VMM does; one that the VMM outlives by this much has failed."""
+PANIC_GRACE_S = 3.0
+"""A guest that panics ends its VMM; one that the VMM outlives by this much boots anew in it."""
 ANSWER_S = 1.0
 """What a VMM has for an answer: while it is waited for, Ctrl-C waits too."""
 OWN_FAILURE = 125
@@ -80,6 +82,7 @@ class Session:
         self._cut_short = False
         self._overdue = False
         self._helper_ended: Deadline | None = None
+        self._panicked: Deadline | None = None
         self._fates = ""
         self._ended_by: Outcome | None = None
         self._raw: terminal.Raw | None = None
@@ -188,6 +191,8 @@ class Session:
             self._out[1].put(shown)
         if self._console.up and not was_up:
             self._guest_is_up()
+        if self._panicked is None and self._console.panic is not None:
+            self._panicked = Deadline(PANIC_GRACE_S)
 
     def _guest_is_up(self) -> None:
         if self._raw:
@@ -313,6 +318,9 @@ class Session:
             return True
         if self._helper_ended and self._helper_ended.expired:
             return True
+        if self._panicked and self._panicked.expired and self._console.ending is None:
+            self._ended_by = self._failure(self._panic())
+            return True
         started = self._job.started if self._job else self._console.up or not self._plan.console
         if not started and self._boot.expired:
             seconds = f"{self._goal.up_timeout_s:g}"
@@ -333,9 +341,12 @@ class Session:
             if not (self._job and self._job.ended):
                 self._press(power_button=again)
 
+    def _panic(self) -> str:
+        return f"the guest's kernel panicked: {self._console.panic}"
+
     def _failure(self, reason: str) -> Outcome:
         code = OWN_FAILURE if self._job else 1
-        words = starting.last_words(self._state_dir)
+        words = starting.last_words(self._plan, self._state_dir)
         seen = self._goal.interactive  # the console is on the person's screen already
         return Outcome(code, reason, f"{'' if seen else self._console.tail()}{words}")
 
@@ -369,7 +380,7 @@ class Session:
         if self._status:
             return self._failure(f"the VMM {ended(self._status)}")
         if self._console.panic is not None and self._console.ending is None:
-            return self._failure(f"the guest's kernel panicked: {self._console.panic}")
+            return self._failure(self._panic())
         if self._job:
             return self._failure("the guest ended before the job did")
         if self._reset and not self._pressed:

@@ -54,7 +54,8 @@ def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]
     ports.check_free(plan.ports)
     for name in plan.directories:
         (state_dir / name).mkdir(parents=True, exist_ok=True)
-    for name, text in plan.files.items():
+    empty = {plan.log: ""} if plan.log else {}
+    for name, text in {**plan.files, **empty}.items():
         files.write_atomic(state_dir / name, text, 0o600)
     if plan.credentials:
         from microvm.host import credentials  # 20 ms that few need
@@ -102,9 +103,11 @@ def become_vmm(plan: LaunchPlan) -> NoReturn:
     process.become(plan.argv, env=plan.env, name=plan.process_name)
 
 
-def last_words(state_dir: Path) -> str:
+def last_words(plan: LaunchPlan, state_dir: Path) -> str:
     """Return the end of what the VMM and its helpers said."""
-    log = state_dir / VMM_LOG
-    words = process.last_words(log.read_bytes()) if log.exists() else ""
-    own = f"\n{log.name}:{words}" if words else ""
-    return own + helpers.last_words(state_dir)
+    text = ""
+    for name in filter(None, (VMM_LOG, plan.log)):
+        log = state_dir / name
+        if log.exists() and (words := process.last_words(log.read_bytes())):
+            text += f"\n{name}:{words}"
+    return text + helpers.last_words(state_dir)

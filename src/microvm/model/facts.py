@@ -41,6 +41,8 @@ class Facts:
     """File system of each volume, by its index, that was not made here: found by position."""
     root: bool = False
     """Whether we are root on the host."""
+    landlock: int = 0
+    """Which landlock(7) the host's kernel has: its ABI's number, 0 for none."""
     watched: bool = False
     """Whether a launcher stays beside the VMM."""
     job: bool = False

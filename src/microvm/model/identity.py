@@ -23,6 +23,12 @@ def machine_id(host_id: str, name: str, state_dir: str) -> str:
     return uuid.uuid5(_NAMESPACE, f"machine\0{host_id}\0{name}\0{state_dir}").hex
 
 
+def dashed(identity: str) -> str:
+    """Return a machine-id, with or without dashes, as a UUID is written."""
+    plain = identity.replace("-", "")
+    return f"{plain[:8]}-{plain[8:12]}-{plain[12:16]}-{plain[16:20]}-{plain[20:]}"
+
+
 def mac(machine: str, interface: str) -> str:
     """Return a locally administered unicast MAC (IEEE 802c) of a machine's interface."""
     digest = hashlib.sha256(f"mac\0{machine}\0{interface}".encode()).digest()

@@ -124,6 +124,8 @@ class LaunchPlan:
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     """Files to write, by path relative to the state directory."""
+    log: str | None = None
+    """File that the VMM logs to, relative to the state directory; made anew before the start."""
     credentials: CredentialDisk | None = None
     helpers: tuple[Helper, ...] = ()
     volumes: tuple[VolumePlan, ...] = ()

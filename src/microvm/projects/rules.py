@@ -15,6 +15,7 @@ from microvm.model.devices import ForwardPort, names_device, shortest
 from microvm.projects import guest_rules, keypath
 
 SOCKET_LIMIT = 107
+HUGE_PAGE_MIB = 2
 _LABELS = {"xfs": 12, "vfat": 11, "ext2": 16, "ext3": 16, "ext4": 16, "btrfs": 16}
 _LEAST = {"xfs": 300, "btrfs": 110}
 """MiB that mkfs asks for (xfsprogs 5.19, btrfs-progs 6.2)."""
@@ -283,6 +284,22 @@ def _kernel_params(vm: MicroVM, directory: Path) -> Iterator[Problem]:
         yield Problem(where="kernel_params", message=message)
 
 
+def _memory(vm: MicroVM, directory: Path) -> Iterator[Problem]:
+    if vm.initial_balloon_mem and not vm.balloon:
+        yield Problem(where="initial_balloon_mem", message="it needs balloon = true")
+    if vm.initial_balloon_mem >= vm.mem:
+        yield Problem(
+            where="initial_balloon_mem",
+            message=f"{vm.initial_balloon_mem} MiB leave the guest nothing of mem, {vm.mem}",
+        )
+    if vm.hugepage_mem and vm.mem % HUGE_PAGE_MIB:
+        yield Problem(
+            where="mem",
+            message=f"{vm.mem} MiB are no whole number of huge pages of {HUGE_PAGE_MIB} MiB",
+            hint=f"say {vm.mem + 1}",
+        )
+
+
 def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     uids = (
         (f"system.users.{n}.uid", u.uid) for n, u in vm.system.users.items() if u.uid is not None
@@ -292,7 +309,7 @@ def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 
 _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
     _devices, _volumes, _state, _shares, _interfaces, _addresses, _opened_for_the_guest, _machine,
-    _kernel_params, _accounts,
+    _memory, _kernel_params, _accounts,
     guest_rules.mounts, guest_rules.files, guest_rules.places, guest_rules.units,
     guest_rules.packages, guest_rules.accounts,
 )  # fmt: skip

@@ -59,7 +59,7 @@ def _fill(directory: Path, runner: Runner, plain: dict[str, Any]) -> None:
 
 def _scripts(vm: MicroVM) -> dict[str, str]:
     scripts = {"microvm-run": "run", "microvm-shutdown": "shutdown"}
-    if vm.balloon:
+    if vm.balloon or vm.hotplug_mem:
         scripts["microvm-balloon"] = "balloon"
     if any(interface.type == "tap" for interface in vm.interfaces):
         scripts |= {"tap-up": "tap-up", "tap-down": "tap-down"}

@@ -70,7 +70,7 @@ def _host(vm: MicroVM) -> Iterator[tuple[str, str]]:
             yield f"{key}.program", f"it runs the program {options.program}"
     asked = (
         ("qemu.machine_opts", vm.qemu.machine_opts, "it changes how qemu is set up"),
-        ("firecracker.extra_config", vm.firecracker.extra_config, _ADDS),
+        ("firecracker.extra_config", vm.firecracker.extra_config, "it changes how it is set up"),
         # mksquashfs runs commands that its arguments name; both read files that they name.
         ("store_disk_erofs_flags", vm.store_disk_erofs_flags, _ADDS),
         ("store_disk_squashfs_flags", vm.store_disk_squashfs_flags, _ADDS),

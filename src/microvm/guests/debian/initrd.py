@@ -26,7 +26,7 @@ BOOT_MODULES = (
 
 RARE_MODULES = (
     "xfs", "btrfs", "vfat", "nls_ascii", "nls_cp437", "crc32c-intel", "virtio_balloon",
-    "vsock", "vmw_vsock_virtio_transport",
+    "virtio_mem", "vsock", "vmw_vsock_virtio_transport",
 )  # fmt: skip
 """The same for few guests. They stay as they are in the package, where busybox can unpack that:
 every guest would pay for 11 MB more of initrd."""

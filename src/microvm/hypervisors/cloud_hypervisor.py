@@ -1,0 +1,108 @@
+"""cloud-hypervisor: virtio devices on PCI, virtio-fs, passthrough, hot-plug memory; no emulation.
+
+Sources: its documentation and vmm/src of v40 to v53.
+"""
+
+from pathlib import Path
+
+from microvm.errors import Problem
+from microvm.hypervisors import limits, virtiofsd
+from microvm.hypervisors.base import Hypervisor
+from microvm.hypervisors.cloud_hypervisor_plan import CONTROL, PROGRAM, CloudHypervisorPlan
+from microvm.hypervisors.control import Control
+from microvm.hypervisors.features import Feature, Support
+from microvm.model.declaration import MicroVM
+from microvm.model.facts import Facts
+from microvm.model.plan import LaunchPlan
+from microvm.model.runner import Runner
+
+PCI_SLOTS = 31
+"""Slots of its first PCI segment, less the host bridge."""
+_UNSAYABLE = frozenset(',"[]')
+
+
+class CloudHypervisor(Hypervisor):
+    """Plans for versions from 40 on."""
+
+    name = "cloud-hypervisor"
+    program = PROGRAM
+    control_socket = CONTROL
+    boots_vmlinux = True
+    oldest = (40,)
+    supports = (
+        Support(feature=Feature.HUGE_PAGES),
+        Support(feature=Feature.HOTPLUG),
+        Support(feature=Feature.HOTPLUGGED),
+        Support(feature=Feature.BALLOON),
+        Support(feature=Feature.INITIAL_BALLOON),
+        Support(feature=Feature.SERIAL),
+        Support(feature=Feature.DIRECT),
+        Support(feature=Feature.IMAGE_TYPE),
+        Support(feature=Feature.SHARE_VIRTIOFS),
+        Support(feature=Feature.ROOT_SHARED),
+        Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_MACVTAP),
+        Support(feature=Feature.PCI),
+        Support(feature=Feature.VSOCK),
+        Support(feature=Feature.CREDENTIALS),
+        Support(feature=Feature.ACCEL_TCG, available=False, instead="use qemu, which can emulate"),
+        Support(
+            feature=Feature.CPU_MODEL, available=False,
+            instead="leave `cpu` out: the guest gets the host's; or use qemu",
+        ),
+        Support(feature=Feature.USER, available=False, instead="start it as that user"),
+        Support(feature=Feature.SHARE_9P, available=False, instead="use proto virtiofs, or qemu"),
+        Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
+        Support(
+            feature=Feature.NET_USER, available=False,
+            instead="use type tap with a `bridge` of the host, or qemu",
+        ),
+        Support(
+            feature=Feature.FORWARD, available=False,
+            instead="use type tap and forward on the host, or qemu",
+        ),
+        Support(
+            feature=Feature.FORWARD_REMAPPED, available=False,
+            instead="use type tap and forward on the host, or qemu",
+        ),
+        Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
+        Support(feature=Feature.VHOST, available=False, instead="leave out `tap.vhost`, or qemu"),
+        Support(feature=Feature.USB, available=False, instead="use qemu"),
+        Support(
+            feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"
+        ),
+        Support(feature=Feature.MACHINED, available=False),
+        Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
+    )  # fmt: skip
+
+    def further_problems(self, microvm: MicroVM) -> list[Problem]:
+        """Refuse what its command line, its slots and its memory device have no room for."""
+        problems = [
+            *limits.devices(microvm, PCI_SLOTS, own=8),
+            *limits.hotplug(microvm),
+        ]
+        for index, text in enumerate(microvm.cloud_hypervisor.platform_oem_strings):
+            if _UNSAYABLE.intersection(text):
+                problems.append(
+                    Problem(
+                        where=f"cloud_hypervisor.platform_oem_strings.{index}",
+                        message='its command line ends a string at `,`, `[`, `]` and `"`',
+                        hint="write these characters otherwise, such as in Base64",
+                    )
+                )
+        return problems
+
+    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+        """Refuse what this virtiofsd can't do."""
+        found = facts.programs.get(virtiofsd.PROGRAM)
+        return list(virtiofsd.unmet(found, microvm)) if found else []
+
+    def control(self, path: Path, *, timeout_s: float) -> Control:
+        """Return a handle on its HTTP socket."""
+        from microvm.hypervisors.cloud_hypervisor_control import CloudHypervisorControl
+
+        return CloudHypervisorControl(path, timeout_s=timeout_s)
+
+    def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
+        """Return the command line of one process and its helpers."""
+        return CloudHypervisorPlan(runner, facts).plan()

@@ -1,0 +1,92 @@
+"""A running cloud-hypervisor, by its HTTP API (vmm/src/api/openapi/cloud-hypervisor.yaml)."""
+
+from pathlib import Path
+from typing import Any
+
+from microvm.errors import ApiError, UnsupportedOperation
+from microvm.host import stream, unixhttp
+from microvm.hypervisors.control import Ballooning, Control, Pausable
+
+ROOT = "/api/v1"
+MIB = 1 << 20
+
+
+class CloudHypervisorControl(Control, Ballooning, Pausable):
+    """The API socket, which serves any number of clients."""
+
+    def __init__(self, path: Path, *, timeout_s: float) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        if not self.alive():
+            raise ApiError(f"could not reach cloud-hypervisor: nobody listens on {path}")
+
+    def _call(self, method: str, target: str, body: object = None) -> Any:
+        return unixhttp.call(
+            self._path,
+            method,
+            ROOT + target,
+            body,
+            name="cloud-hypervisor",
+            timeout_s=self._timeout_s,
+        )
+
+    def shut_down(self, *, power_button: bool) -> None:
+        """Press the power button: there is no keyboard."""
+        self._call("PUT", "/vm.power-button")
+
+    def quit(self) -> None:
+        """End the process."""
+        self._call("PUT", "/vmm.shutdown")
+
+    def alive(self) -> bool:
+        """Try to connect."""
+        connection = stream.connect(self._path)
+        if connection is None:
+            return False
+        connection.close()
+        return True
+
+    def set_memory(self, size_mib: int) -> None:
+        """Plug in what goes beyond the memory at boot, or let the balloon take what is left."""
+        memory, balloon = self._sizes()
+        wanted = size_mib * MIB
+        most = memory["size"] + (memory.get("hotplug_size") or 0)
+        if not 0 < wanted <= most:
+            raise ApiError(f"the guest can have 1 to {most // MIB} MiB, not {size_mib}")
+        plugged = max(wanted - memory["size"], 0)
+        request = {}
+        if plugged != (memory.get("hotplugged_size") or 0):
+            request["desired_ram"] = memory["size"] + plugged
+        if balloon is not None:
+            request["desired_balloon"] = max(memory["size"] - wanted, 0)
+        elif wanted < memory["size"]:
+            raise UnsupportedOperation(
+                f"without a balloon the guest keeps its {memory['size'] // MIB} MiB",
+                hint="set `balloon = true` and start it again",
+            )
+        if request:
+            self._call("PUT", "/vm.resize", request)
+
+    def _sizes(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        info = self._call("GET", "/vm.info")
+        try:
+            config = info["config"]
+            return {**config["memory"], "size": int(config["memory"]["size"])}, config.get(
+                "balloon"
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ApiError(f"cloud-hypervisor told no memory size: {str(info)[:80]}") from error
+
+    def pause(self) -> None:
+        """Pause the VM, unless it is."""
+        if self._state() != "Paused":
+            self._call("PUT", "/vm.pause")
+
+    def resume(self) -> None:
+        """Resume the VM, if it is paused."""
+        if self._state() == "Paused":
+            self._call("PUT", "/vm.resume")
+
+    def _state(self) -> object:
+        info = self._call("GET", "/vm.info")
+        return info.get("state") if isinstance(info, dict) else None

@@ -1,0 +1,72 @@
+"""A running firecracker, by its HTTP API (src/firecracker/swagger/firecracker.yaml)."""
+
+from pathlib import Path
+from typing import Any
+
+from microvm.errors import ApiError, UnsupportedOperation
+from microvm.host import process, stream, unixhttp
+from microvm.hypervisors.control import Ballooning, Control, Pausable
+
+
+class FirecrackerControl(Control, Ballooning, Pausable):
+    """The API socket, which serves several clients."""
+
+    def __init__(self, path: Path, *, timeout_s: float) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        if not self.alive():
+            raise ApiError(f"could not reach firecracker: nobody listens on {path}")
+
+    def _call(self, method: str, target: str, body: object = None) -> Any:
+        return unixhttp.call(
+            self._path, method, target, body, name="firecracker", timeout_s=self._timeout_s
+        )
+
+    def shut_down(self, *, power_button: bool) -> None:
+        """Press Ctrl-Alt-Del: there is no power button."""
+        self._call("PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+
+    def quit(self) -> None:
+        """Kill the process: its API has nothing for that."""
+        owner = stream.owner(self._path)
+        if owner is None:
+            raise ApiError(f"could not end firecracker: nobody listens on {self._path}")
+        process.kill(owner)
+
+    def alive(self) -> bool:
+        """Try to connect."""
+        connection = stream.connect(self._path)
+        if connection is None:
+            return False
+        connection.close()
+        return True
+
+    def set_memory(self, size_mib: int) -> None:
+        """Plug in what goes beyond the memory at boot, or let the balloon take what is left."""
+        config = self._call("GET", "/vm/config")
+        try:
+            base = int(config["machine-config"]["mem_size_mib"])
+            region = int((config.get("memory-hotplug") or {}).get("total_size_mib", 0))
+            balloon = config.get("balloon")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ApiError(f"firecracker told no memory size: {str(config)[:80]}") from error
+        if not 0 < size_mib <= base + region:
+            raise ApiError(f"the guest can have 1 to {base + region} MiB, not {size_mib}")
+        if size_mib < base and balloon is None:
+            raise UnsupportedOperation(
+                f"without a balloon the guest keeps its {base} MiB",
+                hint="set `balloon = true` and start it again",
+            )
+        if region:
+            plugged = max(size_mib - base, 0)
+            self._call("PATCH", "/hotplug/memory", {"requested_size_mib": plugged})
+        if balloon is not None:
+            self._call("PATCH", "/balloon", {"amount_mib": max(base - size_mib, 0)})
+
+    def pause(self) -> None:
+        """Pause the VM."""
+        self._call("PATCH", "/vm", {"state": "Paused"})
+
+    def resume(self) -> None:
+        """Resume the VM."""
+        self._call("PATCH", "/vm", {"state": "Resumed"})

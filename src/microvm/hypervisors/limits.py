@@ -1,0 +1,31 @@
+"""What several hypervisors have no room for."""
+
+from collections.abc import Iterator
+
+from microvm.errors import Problem
+from microvm.model.declaration import MicroVM
+
+HOTPLUG_STEP_MIB = 128
+"""virtio-mem regions of cloud-hypervisor and firecracker are multiples of it."""
+BLOCK_MIB = 2
+"""Smallest part of such a region that can be plugged in."""
+
+
+def devices(microvm: MicroVM, slots: int, *, own: int) -> Iterator[Problem]:
+    """Refuse more devices than there are slots; `own`: the root's layers and what we add."""
+    used = own + sum(
+        map(len, (microvm.volumes, microvm.shares, microvm.interfaces, microvm.devices))
+    )
+    if used > slots:
+        message = f"{used} devices, {own} of them our own; {microvm.hypervisor} has {slots} slots"
+        yield Problem(where="volumes", message=message, hint="use fewer, larger volumes")
+
+
+def hotplug(microvm: MicroVM) -> Iterator[Problem]:
+    """Refuse sizes that virtio-mem can't have."""
+    for key, step in (("hotplug_mem", HOTPLUG_STEP_MIB), ("hotplugged_mem", BLOCK_MIB)):
+        size = getattr(microvm, key)
+        if size % step:
+            near = f"{size // step * step} or {(size // step + 1) * step}"
+            message = f"{size} is no multiple of {step}"
+            yield Problem(where=key, message=message, hint=f"say {near}")
