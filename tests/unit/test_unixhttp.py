@@ -1,6 +1,5 @@
 """Requests to a VMM's HTTP socket, with peers that answer, refuse, break off and fall silent."""
 
-import json
 import os
 import socket
 import threading
@@ -8,6 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from http_peer import answer, request
 
 from microvm.errors import ApiError, DeadlineExceeded
 from microvm.host import stream, unixhttp
@@ -46,28 +46,6 @@ def peer(path, *answers):
         listener.close()
     assert not wrong, wrong
     assert not thread.is_alive()
-
-
-def request(connection):
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += connection.recv(4096)
-    head, _, body = data.partition(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in lines[1:])
-    while len(body) < int(headers.get("content-length", 0)):
-        body += connection.recv(4096)
-    method, target, version = lines[0].split()
-    assert version == "HTTP/1.1"
-    return method, target, json.loads(body) if body else None
-
-
-def answer(body=None, status="200 "):
-    raw = b"" if body is None else json.dumps(body).encode()
-    length = f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n" if raw else ""
-    return (
-        f"HTTP/1.1 {status}\r\nServer: VMM\r\nConnection: keep-alive\r\n{length}\r\n".encode() + raw
-    )
 
 
 def call(path, *arguments, timeout_s=5.0):

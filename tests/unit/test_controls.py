@@ -1,0 +1,299 @@
+"""Controls of running VMMs, with peers on real Unix sockets that speak their HTTP APIs."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from http_peer import answer, request
+
+from microvm.errors import ApiError, UnsupportedOperation
+from microvm.host import stream
+from microvm.hypervisors import hypervisor
+from microvm.launch import control
+from microvm.model.declaration import MicroVM
+from microvm.model.guest import GuestSystem
+from microvm.model.runner import Runner
+
+MIB = 1 << 20
+
+
+class Vmm:
+    """Answers each request by a table, and remembers what was asked; connections come and go."""
+
+    def __init__(self, path, answers):
+        self.path = path
+        self.answers = answers
+        self.asked = []
+        self.listener = socket.socket(socket.AF_UNIX)
+        with stream.address(path) as name:
+            self.listener.bind(name)
+        self.listener.listen(8)
+        self.thread = threading.Thread(target=self._work)
+        self.thread.start()
+
+    def _work(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            connection.settimeout(10)
+            with connection:
+                if not connection.recv(1, socket.MSG_PEEK):
+                    continue  # somebody looked whether we are alive
+                method, target, body = request(connection)
+                if method != "GET":
+                    self.asked.append((method, target, body))
+                status, words = self.answers.get((method, target), ("204 ", None))
+                connection.sendall(answer(words, status))
+                if target == "/api/v1/vmm.shutdown":
+                    self.close()
+
+    def close(self):
+        self.path.unlink(missing_ok=True)
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+    def end(self):
+        self.close()
+        self.thread.join(10)
+        self.listener.close()
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def vmm(tmp_path):
+    @contextmanager
+    def serve(kind, answers=None):
+        found = Vmm(tmp_path / "api.sock", answers or {})
+        try:
+            yield found, hypervisor(kind).control(found.path, timeout_s=5)
+        finally:
+            found.end()
+
+    return serve
+
+
+KINDS = ("cloud-hypervisor", "firecracker")
+POWER = {
+    "cloud-hypervisor": ("PUT", "/api/v1/vm.power-button", None),
+    "firecracker": ("PUT", "/actions", {"action_type": "SendCtrlAltDel"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nobody_there_is_an_error(kind, tmp_path):
+    with pytest.raises(ApiError, match=f"could not reach {kind}: nobody listens"):
+        hypervisor(kind).control(tmp_path / "api.sock", timeout_s=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_either_way_to_shut_down_is_the_one_that_it_has(kind, vmm):
+    with vmm(kind) as (peer, running):
+        running.shut_down(power_button=True)
+        running.shut_down(power_button=False)
+        assert running.alive()
+        assert not running.was_reset()
+    assert peer.asked == [POWER[kind]] * 2
+    assert not running.alive()
+
+
+def info(*, state="Running", balloon=0, **memory):
+    size = None if balloon is None else {"size": balloon}
+    config = {"memory": {"size": 1024 * MIB, **memory}, "balloon": size}
+    return {("GET", "/api/v1/vm.info"): ("200 ", {"config": config, "state": state})}
+
+
+PLUGGABLE = {"hotplug_size": 512 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("known", "size", "request_"),
+    [
+        (info(), 1024, {"desired_balloon": 0}),
+        (info(), 1, {"desired_balloon": 1023 * MIB}),
+        (info(**PLUGGABLE), 600, {"desired_balloon": 424 * MIB}),
+        (info(**PLUGGABLE), 1536, {"desired_ram": 1536 * MIB, "desired_balloon": 0}),
+        (
+            info(**PLUGGABLE, hotplugged_size=128 * MIB),
+            1000,
+            {"desired_ram": 1024 * MIB, "desired_balloon": 24 * MIB},
+        ),
+        (info(**PLUGGABLE, hotplugged_size=128 * MIB), 1152, {"desired_balloon": 0}),
+        (info(balloon=None, **PLUGGABLE), 1100, {"desired_ram": 1100 * MIB}),
+    ],
+)
+def test_cloud_hypervisor_s_size_is_what_the_guest_has(known, size, request_, vmm):
+    with vmm("cloud-hypervisor", known) as (peer, running):
+        running.set_memory(size)
+    assert peer.asked == [("PUT", "/api/v1/vm.resize", request_)]
+
+
+def test_a_size_that_is_there_already_is_not_asked_for_again(vmm):
+    known = info(balloon=None, **PLUGGABLE, hotplugged_size=128 * MIB)
+    with vmm("cloud-hypervisor", known) as (peer, running):
+        running.set_memory(1152)  # it would refuse the same size (virtio-devices/src/mem.rs)
+    assert peer.asked == []
+
+
+def machine(*, balloon=True, region=0):
+    config = {
+        "machine-config": {"mem_size_mib": 1024},
+        "balloon": {"amount_mib": 0} if balloon else None,
+        "memory-hotplug": {"total_size_mib": region} if region else None,
+    }
+    return {("GET", "/vm/config"): ("200 ", config)}
+
+
+@pytest.mark.parametrize(
+    ("known", "size", "requests"),
+    [
+        (machine(), 1024, [("PATCH", "/balloon", {"amount_mib": 0})]),
+        (machine(), 1, [("PATCH", "/balloon", {"amount_mib": 1023})]),
+        (
+            machine(region=256),
+            1280,
+            [
+                ("PATCH", "/hotplug/memory", {"requested_size_mib": 256}),
+                ("PATCH", "/balloon", {"amount_mib": 0}),
+            ],
+        ),
+        (
+            machine(region=256),
+            512,
+            [
+                ("PATCH", "/hotplug/memory", {"requested_size_mib": 0}),
+                ("PATCH", "/balloon", {"amount_mib": 512}),
+            ],
+        ),
+        (
+            machine(region=256, balloon=False),
+            1100,
+            [("PATCH", "/hotplug/memory", {"requested_size_mib": 76})],
+        ),
+    ],
+)
+def test_firecracker_s_size_is_what_the_guest_has(known, size, requests, vmm):
+    with vmm("firecracker", known) as (peer, running):
+        running.set_memory(size)
+    assert peer.asked == requests
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [("cloud-hypervisor", info()), ("firecracker", machine())],
+    ids=KINDS,
+)
+@pytest.mark.parametrize("size", [0, 1025, 10**9])
+def test_more_than_there_is_is_refused_before_the_guest_notices(kind, known, size, vmm):
+    said = rf"1 to 1024 MiB, not {size}"
+    with vmm(kind, known) as (peer, running), pytest.raises(ApiError, match=said):
+        running.set_memory(size)
+    assert peer.asked == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        ("cloud-hypervisor", info(balloon=None, **PLUGGABLE)),
+        ("firecracker", machine(balloon=False, region=256)),
+    ],
+    ids=KINDS,
+)
+def test_less_than_the_memory_at_boot_needs_a_balloon(kind, known, vmm):
+    said = "without a balloon"
+    with vmm(kind, known) as (_, running), pytest.raises(UnsupportedOperation, match=said):
+        running.set_memory(512)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("said", [{}, [], {"config": 1}, {"machine-config": {}}, None])
+def test_a_configuration_that_tells_no_size_is_an_error(kind, said, vmm):
+    known = {("GET", t): ("200 ", said) for t in ("/api/v1/vm.info", "/vm/config")}
+    with vmm(kind, known) as (_, running), pytest.raises(ApiError, match="told no memory size"):
+        running.set_memory(512)
+
+
+def test_cloud_hypervisor_pauses_only_what_runs(vmm):
+    with vmm("cloud-hypervisor", info(state="Paused")) as (peer, running):
+        running.pause()
+        running.resume()
+    assert peer.asked == [("PUT", "/api/v1/vm.resume", None)]
+    peer.path.unlink(missing_ok=True)
+    with vmm("cloud-hypervisor", info()) as (peer, running):
+        running.resume()
+        running.pause()
+    assert peer.asked == [("PUT", "/api/v1/vm.pause", None)]
+
+
+def test_firecracker_pauses(vmm):
+    with vmm("firecracker") as (peer, running):
+        running.pause()
+        running.resume()
+    assert peer.asked == [
+        ("PATCH", "/vm", {"state": "Paused"}),
+        ("PATCH", "/vm", {"state": "Resumed"}),
+    ]
+
+
+def test_cloud_hypervisor_is_asked_to_end(vmm):
+    with vmm("cloud-hypervisor") as (peer, running):
+        running.quit()
+        peer.thread.join(10)
+        assert not running.alive()
+
+
+def test_firecracker_is_killed_as_it_can_not_be_asked(tmp_path):
+    path = tmp_path / "api.sock"
+    code = (
+        "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); "
+        "s.listen(8); print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        running = hypervisor("firecracker").control(path, timeout_s=5)
+        running.quit()
+        assert process.wait(10) == -signal.SIGKILL
+    assert not running.alive()
+    with pytest.raises(ApiError, match="nobody listens"):
+        running.quit()
+
+
+def runner(kind, **fields):
+    system = GuestSystem(
+        name="s", source="debian", description="d", architecture="x86_64", kernel="k",
+        kernel_release="1", initrd="i", features=(), layers=(), kernel_params=(),
+    )  # fmt: skip
+    declared = MicroVM(hypervisor=kind, socket="api.sock", **fields)
+    return Runner(schema=1, name="vm", microvm=declared, system=system)
+
+
+def test_a_refused_shutdown_ends_in_the_end_of_the_vmm_and_is_told(tmp_path, vmm):
+    refusing = {("PUT", "/api/v1/vm.power-button"): ("500 ", ["VM is not running"])}
+    with vmm("cloud-hypervisor", refusing) as (peer, _):
+        said = control.shutdown_machine(runner("cloud-hypervisor"), tmp_path, timeout_s=0.6)
+    assert "VM is not running" in said
+    assert said.endswith("the VMM was ended")
+    assert peer.asked[-1] == ("PUT", "/api/v1/vmm.shutdown", None)
+
+
+def test_a_machine_with_hot_plug_memory_takes_a_size_without_a_balloon(tmp_path, vmm):
+    with vmm("firecracker", machine(balloon=False, region=256)) as (peer, _):
+        control.set_balloon(runner("firecracker", hotplug_mem=256), tmp_path, 1280)
+        with pytest.raises(UnsupportedOperation, match="no balloon"):
+            control.set_balloon(runner("firecracker"), tmp_path, 512)
+    assert peer.asked == [("PATCH", "/hotplug/memory", {"requested_size_mib": 256})]
+
+
+def test_the_peer_is_this_process(vmm):
+    with vmm("firecracker") as (peer, _):
+        assert stream.owner(peer.path) == os.getpid()
