@@ -45,10 +45,8 @@ class Hypervisor(ABC):
                 version = facts.programs[self.program].version
                 if version and version < row.since:
                     message = f"{feature.value}: {self._too_old(row.since, version)}"
-                    problems += [
-                        Problem(where=where, message=message, hint=row.instead or None)
-                        for where in places
-                    ]
+                    hint = row.instead or f"install a later {self.name}"
+                    problems += [Problem(where=w, message=message, hint=hint) for w in places]
         problems += self.further_problems(microvm)
         return problems if facts is None else [*problems, *self._problems_of(microvm, facts)]
 

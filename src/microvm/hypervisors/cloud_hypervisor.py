@@ -71,7 +71,7 @@ class CloudHypervisor(Hypervisor):
         Support(
             feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"
         ),
-        Support(feature=Feature.MACHINED, available=False),
+        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
         Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ class Arguments:
     def __init__(self, program: str) -> None:
         self._program = program
         self._options: dict[str, list[str]] = {}
+        self._rest: list[str] = []
 
     def add(self, option: str, *values: str) -> None:
         """Add an option, or further values of one that takes many."""
@@ -46,8 +47,10 @@ class Arguments:
         """Let further arguments join: values are added, keys and single values replaced."""
         for option, values in _options(extra):
             ours = self._options.get(option)
-            if ours is None or option in MANY:
+            if option in MANY:
                 self.add(option, *values)
+            elif ours is None:
+                self._rest += [option, *values] if option else values
             elif option in _JOINED and ours and values:
                 self._options[option] = [_joined(ours[0], values[0])]
             else:
@@ -62,7 +65,7 @@ class Arguments:
         words = [self._program]
         for option, values in self._options.items():
             words += [option, *values]
-        return tuple(words)
+        return (*words, *self._rest)
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -61,11 +61,11 @@ class Qemu(Hypervisor):
         Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
         Support(feature=Feature.NET_MACVTAP, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
-        Support(feature=Feature.PCI, available=False),
-        Support(feature=Feature.USB, available=False),
-        Support(feature=Feature.ROOT_PORTS, available=False),
+        Support(feature=Feature.PCI, available=False, instead="use cloud-hypervisor"),
+        Support(feature=Feature.USB, available=False, instead="leave the device out"),
+        Support(feature=Feature.ROOT_PORTS, available=False, instead="leave the ports out"),
         Support(feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"),
-        Support(feature=Feature.MACHINED, available=False),
+        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:

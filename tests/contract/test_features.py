@@ -1,0 +1,222 @@
+"""What a hypervisor says that it can: every feature, asked for by itself, is planned or refused with
+what to do instead; and versions decide.
+"""
+
+import pytest
+
+from microvm.errors import SpecError
+from microvm.hypervisors import hypervisor
+from microvm.hypervisors.features import Feature, wanted
+from microvm.hypervisors.planned import Planned
+from microvm.model.declaration import HypervisorKind, MicroVM
+from microvm.model.devices import (
+    Device,
+    Endpoint,
+    ForwardPort,
+    Graphics,
+    Interface,
+    MacvtapOptions,
+    PcieRootPort,
+    Share,
+    TapOptions,
+    Volume,
+    Vsock,
+)
+from microvm.model.facts import Accelerator, Facts, Program
+from microvm.model.guest import GuestSystem, Layer
+from microvm.model.options import CloudHypervisorOptions, QemuOptions
+from microvm.model.runner import Runner
+
+TAP = Interface(type="tap", id="t0")
+SHARE = Share(tag="s", source="s", mount_point="/s")
+REMAPPED = ForwardPort(host=Endpoint(port=1), guest=Endpoint(port=2), origin="guest")
+ASKING: dict[Feature, tuple[dict, dict]] = {
+    Feature.ACCEL_TCG: ({}, {"accel": "tcg"}),
+    Feature.CPU_MODEL: ({}, {"cpu": "Haswell"}),
+    Feature.HUGE_PAGES: ({}, {"hugepage_mem": True}),
+    Feature.HOTPLUG: ({}, {"hotplug_mem": 256}),
+    Feature.HOTPLUGGED: ({"hotplug_mem": 256}, {"hotplugged_mem": 128}),
+    Feature.BALLOON: ({}, {"balloon": True}),
+    Feature.INITIAL_BALLOON: ({"balloon": True}, {"initial_balloon_mem": 64}),
+    Feature.USER: ({}, {"user": "nobody"}),
+    Feature.SERIAL: ({}, {"volumes": (Volume(image="v", size=1, serial="S"),)}),
+    Feature.DIRECT: ({}, {"volumes": (Volume(image="v", size=1, direct=True),)}),
+    Feature.IMAGE_TYPE: ({}, {"volumes": (Volume(image="v", size=1, image_type="qcow2"),)}),
+    Feature.SHARE_9P: ({}, {"shares": (Share(tag="s", source="s", mount_point="/s", proto="9p"),)}),
+    Feature.SHARE_VIRTIOFS: ({}, {"shares": (SHARE,)}),
+    Feature.DAX: (
+        {"shares": (SHARE,)},
+        {"shares": (Share(tag="s", source="s", mount_point="/s", dax=True),)},
+    ),
+    Feature.ROOT_SHARED: ({}, {"store_on_disk": False}),
+    Feature.NET_USER: ({}, {"interfaces": (Interface(type="user", id="n"),)}),
+    Feature.NET_TAP: ({}, {"interfaces": (TAP,)}),
+    Feature.NET_MACVTAP: (
+        {},
+        {"interfaces": (Interface(type="macvtap", id="m", macvtap=MacvtapOptions(link="e")),)},
+    ),
+    Feature.NET_BRIDGE: ({}, {"interfaces": (Interface(type="bridge", id="b", bridge="br0"),)}),
+    Feature.VHOST: (
+        {"interfaces": (TAP,)},
+        {"interfaces": (Interface(type="tap", id="t0", tap=TapOptions(vhost=True)),)},
+    ),
+    Feature.FORWARD: (
+        {"interfaces": (Interface(type="user", id="n"),)},
+        {"forward_ports": (ForwardPort(host=Endpoint(port=1), guest=Endpoint(port=2)),)},
+    ),
+    Feature.PCI: ({}, {"devices": (Device(bus="pci", path="0000:01:00.0"),)}),
+    Feature.USB: ({}, {"devices": (Device(bus="usb", path="vendorid=0x1,productid=0x2"),)}),
+    Feature.VSOCK: ({}, {"vsock": Vsock(cid=7)}),
+    Feature.GRAPHICS: ({}, {"graphics": Graphics(enable=True)}),
+    Feature.MACHINED: ({}, {"register_with_machined": True}),
+    Feature.CREDENTIALS: ({}, {"credential_files": {"a": "b"}}),
+    Feature.ROOT_PORTS: ({}, {"qemu": QemuOptions(pcie_root_ports=(PcieRootPort(id="p"),))}),
+    Feature.FORWARD_REMAPPED: (
+        {
+            "interfaces": (Interface(type="user", id="n"),),
+            "forward_ports": (ForwardPort(host=Endpoint(port=9), guest=Endpoint(port=9)),),
+        },
+        {"forward_ports": (REMAPPED,)},
+    ),
+}
+READY = [kind for kind in HypervisorKind if not isinstance(hypervisor(kind), Planned)]
+LAYER = Layer(name="base", tree="t", image="i", kind="erofs", uuid="u")
+SYSTEM = GuestSystem(
+    name="s", source="debian", description="d", architecture="x86_64", kernel="k",
+    kernel_release="1", initrd="k", features=(), layers=(LAYER,), kernel_params=(),
+)  # fmt: skip
+
+
+def facts(kind, *version, **more):
+    program = Program(path="/usr/bin/vmm", version=version or (99, 0))
+    virtiofsd = Program(path="/v", version=(1, 13), flavour="rust")
+    return Facts(**{
+        "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3,
+        "programs": {hypervisor(kind).program: program, "virtiofsd": virtiofsd},
+        "state_dir": "/s", "project_dir": "/p", "store_dir": "/st", "machine_id": "1" * 32, **more,
+    })  # fmt: skip
+
+
+def plan(declared, known):
+    runner = Runner(schema=1, name="vm", microvm=declared, system=SYSTEM, vmlinux="v")
+    return hypervisor(declared.hypervisor).plan(runner, known)
+
+
+def test_every_feature_is_asked_for_here():
+    assert set(ASKING) == set(Feature)
+
+
+@pytest.mark.parametrize("feature", Feature)
+@pytest.mark.parametrize("kind", READY)
+def test_a_feature_is_planned_or_refused_with_what_to_do(kind, feature):
+    first, more = ASKING[feature]
+    without = MicroVM(hypervisor=kind.value, **first)
+    asking = MicroVM(hypervisor=kind.value, **{**first, **more})
+    if feature is Feature.ROOT_PORTS and kind != "qemu":
+        assert wanted(asking) == wanted(without)  # qemu's options say nothing elsewhere
+        return
+    new = wanted(asking).keys() - wanted(without).keys()
+    assert feature in new
+    accelerator = Accelerator(kind="tcg" if feature is Feature.ACCEL_TCG else "kvm", reason="")
+    backend, known = hypervisor(kind), facts(kind, accelerator=accelerator)
+    problems = {problem.where: problem for problem in backend.check(asking, known)}
+    row = backend.support(feature)
+    if row.available:
+        others = {
+            where for other in wanted(asking) if other is not feature
+            for where in wanted(asking)[other] if not backend.support(other).available
+        }  # fmt: skip
+        assert problems.keys() == others
+        if not problems:
+            assert plan(asking, known) != plan(without, facts(kind))
+        return
+    for where in wanted(asking)[feature]:
+        assert kind.value in problems[where].message
+        assert problems[where].hint, f"{kind.value} has nothing to say instead of {feature.value}"
+
+
+OLD = [
+    ("firecracker", (1, 7, 0), {}, "hypervisor", "needs firecracker 1.8, this is 1.7.0"),
+    ("firecracker", (1, 10, 1), {"hugepage_mem": True}, "hugepage_mem", "1.11, this is 1.10.1"),
+    ("firecracker", (1, 13), {"hotplug_mem": 128}, "hotplug_mem", "1.14, this is 1.13"),
+    (
+        "firecracker", (1, 13), {"hugepage_mem": True, "balloon": True}, "hugepage_mem",
+        "huge pages and a balloon",
+    ),
+    (
+        "firecracker", (1, 12), {"volumes": tuple(Volume(image=f"{n}", size=1) for n in range(12))},
+        "volumes", "firecracker has 17 slots; 1.13 has more",
+    ),
+    ("cloud-hypervisor", (39, 0), {}, "hypervisor", "needs cloud-hypervisor 40, this is 39.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "version", "fields", "where", "words"), OLD)
+def test_a_version_that_lacks_it_is_named_and_a_later_one_is_not(
+    kind, version, fields, where, words
+):
+    declared = MicroVM(hypervisor=kind, **fields)
+    backend = hypervisor(kind)
+    [problem] = backend.check(declared, facts(kind, *version))
+    assert problem.where == where
+    assert words in problem.message
+    assert problem.hint
+    assert backend.check(declared, facts(kind, 99, 0)) == []
+    assert backend.check(declared) == [], "without facts nothing is known of versions"
+
+
+@pytest.mark.parametrize("kind", READY)
+def test_a_program_that_tells_no_version_counts_as_a_later_one(kind):
+    known = facts(kind)
+    program = Program(path="/usr/bin/vmm", version=())
+    known = facts(kind, programs={**known.programs, hypervisor(kind).program: program})
+    declared = MicroVM(hypervisor=kind.value, hugepage_mem=True, balloon=True)
+    assert hypervisor(kind).check(declared, known) == []
+    assert plan(declared, known).argv
+
+
+LIMITS = [
+    ("firecracker", {"vcpu": 33}, "vcpu"),
+    ("firecracker", {"hotplug_mem": 100}, "hotplug_mem"),
+    ("cloud-hypervisor", {"hotplug_mem": 130}, "hotplug_mem"),
+    ("cloud-hypervisor", {"hotplug_mem": 128, "hotplugged_mem": 3}, "hotplugged_mem"),
+    *(
+        (kind, {"volumes": tuple(Volume(image=f"{n}", size=1) for n in range(24))}, "volumes")
+        for kind in ("cloud-hypervisor", "firecracker")
+    ),
+    *(
+        (
+            "cloud-hypervisor",
+            {"cloud_hypervisor": CloudHypervisorOptions(platform_oem_strings=("fine", text))},
+            "cloud_hypervisor.platform_oem_strings.1",
+        )
+        for text in ("a,b", "[a", 'a"b')
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "where"), LIMITS)
+def test_what_there_is_no_room_for_is_refused(kind, fields, where):
+    [problem] = hypervisor(kind).check(MicroVM(hypervisor=kind, **fields))
+    assert problem.where == where
+    assert problem.hint
+
+
+@pytest.mark.parametrize(
+    ("version", "image", "refused"),
+    [
+        ((53, 0), 'a"b.img', True),
+        ((53, 0), "a[b.img", False),
+        ((47, 0), "a[b.img", True),
+        ((47, 0), "a,b.img", False),
+    ],
+)
+def test_a_name_that_cloud_hypervisor_can_not_be_told_is_refused(version, image, refused):
+    declared = MicroVM(hypervisor="cloud-hypervisor", volumes=(Volume(image=image, size=1),))
+    known = facts("cloud-hypervisor", *version)
+    if refused:
+        with pytest.raises(SpecError) as raised:
+            plan(declared, known)
+        assert [problem.where for problem in raised.value.problems] == ["volumes.0.image"]
+    else:
+        assert f'path="{image}",' in " ".join(plan(declared, known).argv)
