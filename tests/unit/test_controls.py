@@ -143,13 +143,16 @@ def test_a_size_that_is_there_already_is_not_asked_for_again(vmm):
     assert peer.asked == []
 
 
-def machine(*, balloon=True, region=0):
+def machine(*, balloon=True, region=0, plugged=0):
     config = {
         "machine-config": {"mem_size_mib": 1024},
         "balloon": {"amount_mib": 0} if balloon else None,
         "memory-hotplug": {"total_size_mib": region} if region else None,
     }
-    return {("GET", "/vm/config"): ("200 ", config)}
+    return {
+        ("GET", "/vm/config"): ("200 ", config),
+        ("GET", "/hotplug/memory"): ("200 ", {"requested_size_mib": plugged}),
+    }
 
 
 @pytest.mark.parametrize(
@@ -166,12 +169,17 @@ def machine(*, balloon=True, region=0):
             ],
         ),
         (
-            machine(region=256),
+            machine(region=256, plugged=128),
             512,
             [
                 ("PATCH", "/hotplug/memory", {"requested_size_mib": 0}),
                 ("PATCH", "/balloon", {"amount_mib": 512}),
             ],
+        ),
+        (
+            machine(region=256, plugged=128),
+            1152,
+            [("PATCH", "/balloon", {"amount_mib": 0})],
         ),
         (
             machine(region=256, balloon=False),

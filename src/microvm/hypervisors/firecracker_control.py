@@ -57,8 +57,9 @@ class FirecrackerControl(Control, Ballooning, Pausable):
                 f"without a balloon the guest keeps its {base} MiB",
                 hint="set `balloon = true` and start it again",
             )
-        if region:
-            plugged = max(size_mib - base, 0)
+        plugged = max(size_mib - base, 0)
+        # It refuses requests that change nothing too, until the guest has its driver.
+        if region and self._call("GET", "/hotplug/memory").get("requested_size_mib") != plugged:
             self._call("PATCH", "/hotplug/memory", {"requested_size_mib": plugged})
         if balloon is not None:
             self._call("PATCH", "/balloon", {"amount_mib": max(base - size_mib, 0)})

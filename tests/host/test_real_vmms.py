@@ -1,0 +1,196 @@
+"""The real programs take our plans and obey our controls.
+
+No guest needs to run for that: whatever /dev/kvm makes of its virtual CPUs, the VMM answers. The
+programs are found on PATH or in the directory that $MICROVM_TEST_HYPERVISORS names.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from microvm.errors import ApiError, StateError
+from microvm.host import facts as host_facts
+from microvm.host import linux, network
+from microvm.hypervisors import hypervisor
+from microvm.launch import helpers, planning, starting, taps
+from microvm.model.declaration import MicroVM
+from microvm.model.devices import Interface, MacvtapOptions, Share, Volume, Vsock
+from microvm.model.facts import Accelerator, Facts
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not os.access("/dev/kvm", os.W_OK), reason="/dev/kvm can't be opened"),
+]
+KINDS = ("cloud-hypervisor", "firecracker")
+VOLUME = Volume(image="odd,name.img", size=8)
+ALIKE = {
+    "vcpu": 2, "mem": 256, "balloon": True, "initial_balloon_mem": 64, "hotplug_mem": 256,
+    "vsock": Vsock(cid=0xFFFFFFFE), "credential_files": {"key": "/etc/hostname"},
+    "volumes": (VOLUME,),
+}  # fmt: skip
+MORE = {
+    "cloud-hypervisor": {
+        "hotplugged_mem": 128,
+        "volumes": (VOLUME, Volume(image="b.img", size=8, serial="SERIAL", direct=True)),
+    },
+    "firecracker": {},
+}
+
+
+def place(name):
+    named = Path(os.environ.get("MICROVM_TEST_HYPERVISORS", "/nowhere"), name)
+    return str(named) if named.exists() else shutil.which(name)
+
+
+def program(name):
+    """Return a program, or skip with its name."""
+    found = place(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return host_facts.program(name, found)
+
+
+@pytest.fixture(scope="module")
+def built(microvm_cli):
+    """The runner of a guest whose kernel is there uncompressed."""
+    if not any(map(place, KINDS)):
+        pytest.skip(f"none of {', '.join(KINDS)} is installed")
+    done = microvm_cli("build", "examples#hello", "--hypervisor", "firecracker", timeout=500)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def planned(built, tmp_path):
+    """Plan a declaration on this guest, in the test's own state directory."""
+
+    def plan(kind, **fields):
+        backend = hypervisor(kind)
+        declared = MicroVM(hypervisor=kind, **fields)
+        programs = {backend.program: program(backend.program)}
+        if declared.shares:
+            programs["virtiofsd"] = program("virtiofsd")
+        known = Facts(
+            accelerator=Accelerator(kind="kvm", reason=""), landlock=linux.landlock_abi(),
+            programs=programs, state_dir=str(tmp_path), project_dir=str(tmp_path),
+            store_dir=str(built.parent), machine_id="1" * 32, root=os.geteuid() == 0,
+        )  # fmt: skip
+        assert backend.check(declared, known) == []
+        return backend.plan(replace(planning.load_runner(built), microvm=declared), known)
+
+    return plan
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Start a VMM by its plan and wait for its control socket."""
+
+    @contextmanager
+    def start(plan, *descriptors):
+        for descriptor in starting.prepare(plan, tmp_path, reset_root=False):
+            os.close(descriptor)
+        with (
+            (tmp_path / "said").open("wb") as said,
+            subprocess.Popen(
+                plan.argv, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                pass_fds=descriptors,
+            ) as process,
+        ):  # fmt: skip
+            try:
+                yield reached(plan, process), process
+            finally:
+                process.kill()
+
+    def reached(plan, process):
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return hypervisor(plan.hypervisor).control(tmp_path / plan.control, timeout_s=30)
+            except ApiError:
+                assert process.poll() is None, (tmp_path / "said").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    return start
+
+
+def ends(running, process):
+    running.quit()
+    process.wait(30)
+    return not running.alive()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vmm_starts_from_a_minimal_plan_and_obeys(kind, planned, started):
+    with started(planned(kind)) as (running, process):
+        for step in (running.pause, running.pause, running.resume, running.resume):
+            step()
+        running.shut_down(power_button=True)
+        assert running.alive()
+        assert process.poll() is None
+        assert ends(running, process)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vmm_takes_every_device_and_requests_for_memory(kind, planned, started, tmp_path):
+    with started(planned(kind, **{**ALIKE, **MORE[kind]})) as (running, process):
+        for size in (128, 512, 512, 256):
+            if kind == "cloud-hypervisor":
+                running.set_memory(size)
+                continue
+            with pytest.raises(ApiError, match="not activ"):  # there is no guest with a driver
+                running.set_memory(size)
+        with pytest.raises(ApiError, match="1 to 512 MiB, not 513"):
+            running.set_memory(513)
+        assert (tmp_path / "vsock.sock").is_socket()
+        assert ends(running, process)
+    assert (tmp_path / "credentials.img").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="taps need root")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vmm_takes_its_taps_and_nobody_else_does(kind, planned, started, tmp_path, tool):
+    interfaces = [Interface(type="tap", id=f"mvt{os.getpid() % 10000}a")]
+    ip, link = tool("ip"), f"mvt{os.getpid() % 10000}l"
+    if kind == "cloud-hypervisor":
+        subprocess.run([ip, "link", "add", link, "type", "veth"], check=True)
+        subprocess.run([ip, "link", "set", link, "up"], check=True)
+        options = MacvtapOptions(link=link)
+        interfaces.append(Interface(type="macvtap", id=f"{link}m", macvtap=options))
+    try:
+        plan = planned(kind, vcpu=2, interfaces=tuple(interfaces))
+        with (
+            taps.held(plan, tmp_path),
+            taps.opened(plan) as numbers,
+            started(plan, *numbers) as (running, process),
+        ):
+            deadline = time.monotonic() + 60  # firecracker listens before it opens its devices
+            while not network.in_use(interfaces[0].id):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            with pytest.raises(StateError, match="in use by another program"):
+                taps.up(plan, tmp_path)
+            assert ends(running, process)
+        assert [network.index(interface.id) for interface in interfaces] == [None] * len(interfaces)
+    finally:
+        if kind == "cloud-hypervisor":
+            subprocess.run([ip, "link", "delete", link], check=True)
+
+
+def test_cloud_hypervisor_meets_virtiofsd(planned, started, tmp_path):
+    (tmp_path / "shared").mkdir()
+    plan = planned(
+        "cloud-hypervisor",
+        shares=(Share(tag="s", source="shared", mount_point="/s", read_only=True),),
+    )
+    with helpers.running(plan, tmp_path) as [helper], started(plan) as (running, process):
+        assert helper.fate() is None
+        assert ends(running, process)
+        assert helper.process.wait(10) == 0, "it ends with the VMM"
