@@ -9,7 +9,8 @@ from pathlib import Path
 import microvm
 from microvm.cli import VERBS, parser
 from microvm.hypervisors import hypervisor
-from microvm.hypervisors.features import Feature
+from microvm.hypervisors.features import Feature, Support
+from microvm.hypervisors.planned import Planned
 from microvm.model.declaration import HypervisorKind
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -49,13 +50,39 @@ def _type(entry: dict[str, typing.Any]) -> str:
 
 def hypervisors() -> str:
     """Who can do what, from the feature rows."""
-    text = f"{HEAD}# Hypervisors\n\nqemu is supported in this version; the others are refused.\n\n"
-    text += "| feature | qemu | where not, instead |\n|---|---|---|\n"
-    backend = hypervisor(HypervisorKind.QEMU)
+    backends = [hypervisor(kind) for kind in HypervisorKind]
+    ready = [backend for backend in backends if not isinstance(backend, Planned)]
+    rest = [kind for kind in HypervisorKind if isinstance(hypervisor(kind), Planned)]
+    names = [backend.name for backend in ready]
+    text = f"{HEAD}# Hypervisors\n\n"
+    text += "How to choose: [Choose a hypervisor](../how-to/hypervisor.md). A number is the first\n"
+    text += "version of the program that has it. What a hypervisor lacks is refused, not ignored.\n"
+    if rest:
+        text += f"{' and '.join(rest)} can be named, and are refused in this version.\n"
+    text += f"\n| feature | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n"
     for feature in Feature:
-        row = backend.support(feature)
-        text += f"| {feature.value} | {'yes' if row.available else 'no'} | {row.instead} |\n"
+        cells = [_cell(backend.support(feature)) for backend in ready]
+        text += f"| {feature.value} | {' | '.join(cells)} |\n"
+    text += "\n| | oldest version |\n|---|---|\n"
+    for backend in ready:
+        text += f"| {backend.name} | {_version(backend.oldest) or 'any'} |\n"
+    for backend in ready:
+        text += f"\n## What {backend.name} lacks\n\n| feature | instead |\n|---|---|\n"
+        for feature in Feature:
+            row = backend.support(feature)
+            if not row.available:
+                text += f"| {feature.value} | {row.instead} |\n"
     return text
+
+
+def _cell(row: Support) -> str:
+    if not row.available:
+        return "no"
+    return f"from {_version(row.since)}" if row.since else "yes"
+
+
+def _version(numbers: tuple[int, ...] | None) -> str:
+    return ".".join(map(str, numbers or ()))
 
 
 def command_line() -> str:

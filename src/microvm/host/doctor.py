@@ -176,7 +176,7 @@ def _virtiofsd() -> Iterator[Finding]:
 def _others() -> Iterator[Finding]:
     for name in _VMMS:
         found = process.find_program(name)
-        text = str(found) if found else "not installed (not used in this version)"
+        text = str(found) if found else "not installed"
         yield Finding(topic=name, state="good" if found else "lacking", text=text)
 
 

@@ -41,7 +41,8 @@ class CloudHypervisorOptions:
     platform_oem_strings: tuple[Line, ...] = ()
     """SMBIOS OEM strings. They are seen in the host's process list."""
     extra_args: tuple[Line, ...] = ()
-    """Further arguments, appended."""
+    """Further arguments. Those of an option that is generated too join it: disks and the like are
+    added, keys such as those of `--cpus` are replaced one by one, other values as a whole."""
     program: HostPath | None = None
     """Program to use; unset: `cloud-hypervisor` from `PATH`."""
 
@@ -53,13 +54,14 @@ class FirecrackerOptions:
     __pydantic_config__ = STRICT
 
     cpu: dict[str, Json] | None = None
-    """Custom CPU template."""
+    """Custom CPU template, in firecracker's own words."""
     drive_io_engine: Literal["Async", "Sync"] = "Async"
     """I/O engine of all drives."""
     extra_args: tuple[Line, ...] = ()
     """Further arguments, appended."""
     extra_config: dict[str, Json] = field(default_factory=dict)
-    """Configuration merged over the generated one, key by key."""
+    """Configuration merged over the generated one, key by key, and in lists item by item by their
+    `drive_id`, `iface_id` or `id`. Disks are `layerN`, `volumeN` and `credentials`."""
     program: HostPath | None = None
     """Program to use; unset: `firecracker` from `PATH`."""
 
