@@ -2,6 +2,8 @@
 what to do instead; and versions decide.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from microvm.errors import SpecError
@@ -30,6 +32,10 @@ from microvm.model.runner import Runner
 TAP = Interface(type="tap", id="t0")
 SHARE = Share(tag="s", source="s", mount_point="/s")
 REMAPPED = ForwardPort(host=Endpoint(port=1), guest=Endpoint(port=2), origin="guest")
+FORWARDING = {
+    "interfaces": (Interface(type="user", id="n"),),
+    "forward_ports": (ForwardPort(host=Endpoint(port=9), guest=Endpoint(port=9)),),
+}
 ASKING: dict[Feature, tuple[dict, dict]] = {
     Feature.ACCEL_TCG: ({}, {"accel": "tcg"}),
     Feature.CPU_MODEL: ({}, {"cpu": "Haswell"}),
@@ -71,12 +77,18 @@ ASKING: dict[Feature, tuple[dict, dict]] = {
     Feature.MACHINED: ({}, {"register_with_machined": True}),
     Feature.CREDENTIALS: ({}, {"credential_files": {"a": "b"}}),
     Feature.ROOT_PORTS: ({}, {"qemu": QemuOptions(pcie_root_ports=(PcieRootPort(id="p"),))}),
-    Feature.FORWARD_REMAPPED: (
+    Feature.FORWARD_REMAPPED: (FORWARDING, {"forward_ports": (REMAPPED,)}),
+    Feature.FORWARD_REMAPPED_UDP: (
+        FORWARDING,
+        {"forward_ports": (replace(REMAPPED, proto="udp"),)},
+    ),
+    Feature.FORWARD_IPV6: (
+        FORWARDING,
         {
-            "interfaces": (Interface(type="user", id="n"),),
-            "forward_ports": (ForwardPort(host=Endpoint(port=9), guest=Endpoint(port=9)),),
+            "forward_ports": (
+                ForwardPort(host=Endpoint(port=9, address="::1"), guest=Endpoint(port=9)),
+            )
         },
-        {"forward_ports": (REMAPPED,)},
     ),
 }
 READY = [kind for kind in HypervisorKind if not isinstance(hypervisor(kind), Planned)]

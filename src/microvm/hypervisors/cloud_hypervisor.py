@@ -65,6 +65,14 @@ class CloudHypervisor(Hypervisor):
             feature=Feature.FORWARD_REMAPPED, available=False,
             instead="use type tap and forward on the host, or qemu",
         ),
+        Support(
+            feature=Feature.FORWARD_REMAPPED_UDP, available=False,
+            instead="use type tap and forward on the host, or qemu",
+        ),
+        Support(
+            feature=Feature.FORWARD_IPV6, available=False,
+            instead="use type tap and forward on the host, or qemu",
+        ),
         Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.VHOST, available=False, instead="leave out `tap.vhost`, or qemu"),
         Support(feature=Feature.USB, available=False, instead="use qemu"),

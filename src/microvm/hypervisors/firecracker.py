@@ -77,6 +77,8 @@ class Firecracker(Hypervisor):
         Support(feature=Feature.NET_USER, available=False, instead=_NO_USER_NET),
         Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
+        Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),
+        Support(feature=Feature.FORWARD_IPV6, available=False, instead=_NO_FORWARD),
         Support(
             feature=Feature.NET_MACVTAP, available=False,
             instead="use tap with `bridge`, or cloud-hypervisor",
