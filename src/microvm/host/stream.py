@@ -70,6 +70,22 @@ def owner(path: Path) -> int | None:
     return pid or None  # 0: one of another PID namespace
 
 
+def listens(path: Path) -> bool:
+    """Return whether a socket takes connections, be it of streams or of packets (unix(7))."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+        with socket.socket(socket.AF_UNIX, kind) as probe:
+            probe.setblocking(False)
+            try:
+                with address(path) as name:
+                    probe.connect(name)
+            except BlockingIOError:  # a full backlog is somebody's
+                return True
+            except OSError:
+                continue
+            return True
+    return False
+
+
 def remove_stale(path: Path) -> None:
     """Remove a socket that nobody listens on any more. Raises `HostError` for a live one."""
     try:
@@ -77,8 +93,7 @@ def remove_stale(path: Path) -> None:
             return
     except OSError:
         return
-    if live := connect(path):
-        live.close()
+    if listens(path):
         raise HostError(f"something listens on {path} already", hint="stop that process first")
     path.unlink(missing_ok=True)
 

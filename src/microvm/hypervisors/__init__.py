@@ -19,7 +19,11 @@ def hypervisor(kind: str) -> Hypervisor:
             from microvm.hypervisors.firecracker import Firecracker
 
             return Firecracker()
-        case HypervisorKind.CROSVM | HypervisorKind.KVMTOOL:
+        case HypervisorKind.CROSVM:
+            from microvm.hypervisors.crosvm import Crosvm
+
+            return Crosvm()
+        case HypervisorKind.KVMTOOL:
             from microvm.hypervisors.planned import Planned
 
             return Planned(kind)

@@ -84,11 +84,14 @@ class Hypervisor(ABC):
         return program
 
     @abstractmethod
-    def control(self, path: Path, *, timeout_s: float) -> Control:
+    def control(
+        self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
+    ) -> Control:
         """Return a handle on the VMM whose control socket (`LaunchPlan.control`) this is.
 
-        Every answer has `timeout_s` seconds. Raises `ApiError` when nobody listens there,
-        `DeadlineExceeded`.
+        `program` and `mem_mib`: the VMM's own program and its guest's memory, for those whose
+        sockets don't tell. Every answer has `timeout_s` seconds. Raises `ApiError` when nobody
+        listens there, `DeadlineExceeded`.
         """
 
     @abstractmethod

@@ -105,7 +105,9 @@ class CloudHypervisor(Hypervisor):
         found = facts.programs.get(virtiofsd.PROGRAM)
         return list(virtiofsd.unmet(found, microvm)) if found else []
 
-    def control(self, path: Path, *, timeout_s: float) -> Control:
+    def control(
+        self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
+    ) -> Control:
         """Return a handle on its HTTP socket."""
         from microvm.hypervisors.cloud_hypervisor_control import CloudHypervisorControl
 

@@ -121,7 +121,9 @@ class Firecracker(Hypervisor):
             )
         return problems
 
-    def control(self, path: Path, *, timeout_s: float) -> Control:
+    def control(
+        self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
+    ) -> Control:
         """Return a handle on its HTTP socket."""
         from microvm.hypervisors.firecracker_control import FirecrackerControl
 

@@ -24,7 +24,9 @@ class Planned(Hypervisor):
         message = f"{self._name} is not available in this version"
         return [Problem(where="hypervisor", message=message, hint="use qemu")]
 
-    def control(self, path: Path, *, timeout_s: float) -> Control:
+    def control(
+        self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
+    ) -> Control:
         """Refuse."""
         raise SpecError(self.check(MicroVM()))
 

@@ -72,7 +72,9 @@ class Qemu(Hypervisor):
         """Return every reason that is no feature, such as too many disks."""
         return list(limits(microvm))
 
-    def control(self, path: Path, *, timeout_s: float) -> Control:
+    def control(
+        self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
+    ) -> Control:
         """Return a QMP connection."""
         from microvm.hypervisors.qemu_control import QemuControl
 

@@ -169,7 +169,9 @@ class Session:
             if path.exists():
                 backend = hypervisor(self._plan.hypervisor)
                 try:
-                    self._control = backend.control(path, timeout_s=ANSWER_S)
+                    self._control = backend.control(
+                        path, program=self._plan.argv[0], timeout_s=ANSWER_S
+                    )
                 except MicroVMError:
                     self._control = None  # not listening yet: the loop comes back
         if self._job and self._stream is None:

@@ -1,0 +1,57 @@
+"""A running crosvm, by the program itself: its control socket speaks no documented protocol."""
+
+from pathlib import Path
+
+from microvm.errors import ApiError, CommandFailed
+from microvm.host import process, stream
+from microvm.hypervisors.control import Ballooning, Control, Pausable
+
+MIB = 1 << 20
+
+
+class CrosvmControl(Control, Ballooning, Pausable):
+    """The control socket of one crosvm; every request is a run of `crosvm VERB`."""
+
+    def __init__(self, path: Path, *, timeout_s: float, program: str, mem_mib: int) -> None:
+        """Raise `ApiError` when nobody listens there."""
+        self._path = path
+        self._program = program
+        self._mem_mib = mem_mib
+        self._timeout_s = timeout_s
+        if not self.alive():
+            raise ApiError(f"could not reach crosvm: nobody listens on {path}")
+
+    def shut_down(self, *, power_button: bool) -> None:
+        """Press the power button; it has no keys to press."""
+        self._ask("powerbtn")
+
+    def quit(self) -> None:
+        """End crosvm."""
+        self._ask("stop")
+
+    def alive(self) -> bool:
+        """Look whether its socket takes connections."""
+        return stream.listens(self._path)
+
+    def set_memory(self, size_mib: int) -> None:
+        """Set the balloon: crosvm's value is what the balloon takes, in bytes."""
+        if not 0 < size_mib <= self._mem_mib:
+            raise ApiError(f"the guest can have 1 to {self._mem_mib} MiB, not {size_mib}")
+        self._ask("balloon", str((self._mem_mib - size_mib) * MIB))
+
+    def pause(self) -> None:
+        """Suspend the virtual CPUs."""
+        self._ask("suspend")
+
+    def resume(self) -> None:
+        """Resume them."""
+        self._ask("resume")
+
+    def _ask(self, verb: str, *arguments: str) -> None:
+        argv = [self._program, verb, *arguments, self._path.name]
+        try:
+            process.run(
+                argv, timeout_s=self._timeout_s, cwd=self._path.parent, doing=f"ask crosvm: {verb}"
+            )
+        except CommandFailed as error:
+            raise ApiError(error.message) from error
