@@ -27,10 +27,15 @@ CONTROL = "crosvm.sock"
 JOB = "job.sock"
 FIRST_DESCRIPTOR = 100
 """Number of the first inherited tap; what a launcher has open stays below."""
-STATUSES = {32: "reboot", 33: "crash", 34: "panic", 36: "watchdog"}
+STATUSES = {
+    32: "reboot",
+    33: "crosvm told of a crash of the guest",
+    34: "crosvm told of a panic of the guest's kernel",
+    36: "crosvm's watchdog ended the guest",
+}
 """What its exit statuses say of the guest (enum CommandStatus)."""
-EMPTY = "/var/empty"
-"""Where its sandboxed devices live unless `pivot_root` is declared."""
+EMPTY = "empty"
+"""Directory in the state directory that its sandboxed devices see as their root."""
 
 
 class Crosvm(Hypervisor):
@@ -49,6 +54,7 @@ class Crosvm(Hypervisor):
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
         Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_MACVTAP),
         Support(feature=Feature.VHOST),
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.PCI),
@@ -148,7 +154,7 @@ class _Plan:
             taps=resources.taps(runner),
             macvtaps=self._macvtaps(),
             opened=tuple(self._opened),
-            directories=(vm.crosvm.pivot_root,) if vm.crosvm.pivot_root else (),
+            directories=(vm.crosvm.pivot_root or EMPTY,),
             sockets=(control,),
             control=control,
             watch=control,
@@ -204,8 +210,7 @@ class _Plan:
         words = [*self._balloon()]
         if vm.hugepage_mem:
             words.append("--hugepages")
-        if vm.crosvm.pivot_root:
-            words += ["--pivot-root", vm.crosvm.pivot_root]
+        words += ["--pivot-root", vm.crosvm.pivot_root or f"{self._facts.state_dir}/{EMPTY}"]
         if vm.vsock.cid is not None:
             words += ["--vsock", f"cid={vm.vsock.cid}"]
             self._modules.append("vmw_vsock_virtio_transport")
@@ -222,19 +227,17 @@ class _Plan:
         if not vm.balloon:
             return ["--no-balloon"]
         self._modules.append("virtio_balloon")
-        kept = (
-            ["--init-mem", str(vm.mem - vm.initial_balloon_mem)] if vm.initial_balloon_mem else []
-        )
-        return ["--balloon-page-reporting", *kept]
+        words = ["--balloon-page-reporting"]
+        if vm.initial_balloon_mem:
+            words += ["--init-mem", str(vm.mem - vm.initial_balloon_mem)]
+        return words
 
 
 def _disk(disk: Disk) -> str:
     """Return one disk; the launcher holds the lock that crosvm would take again."""
-    words = [
-        f"path={quoted(disk.path)}",
-        "lock=false",
-        f"ro={'true' if disk.read_only else 'false'}",
-    ]
+    words = [f"path={quoted(disk.path)}", "lock=false"]
+    if disk.read_only:
+        words.append("ro=true")
     if disk.direct is not None:
         words.append(f"direct={'true' if disk.direct else 'false'}")
     if disk.serial:

@@ -379,8 +379,10 @@ class Session:
     def _guests_verdict(self) -> Outcome | None:
         """Say how the guest ended, when nobody else ended it."""
         up = self._console.up or not self._plan.console
-        if self._status:
-            return self._failure(f"the VMM {ended(self._status)}")
+        said = self._plan.statuses.get(self._status or 0)
+        self._reset = self._reset or said == "reboot"
+        if self._status and said != "reboot":
+            return self._failure(said or f"the VMM {ended(self._status)}")
         if self._console.panic is not None and self._console.ending is None:
             return self._failure(self._panic())
         if self._job:

@@ -149,7 +149,7 @@ class LaunchPlan:
     """Trees of the store that the VMM itself serves: it runs in a user namespace where their
     owners are the guest's, and may read them; to everything else it is the invoking user."""
     statuses: Mapping[int, str] = field(default_factory=dict)
-    """What exit statuses other than 0 say of the guest: `reboot`, `poweroff`, or what went wrong."""
+    """What exit statuses other than 0 say of the guest: `reboot`, or what went wrong."""
     layers: tuple[str, ...] = ()
     """UUIDs of the root's layers, which a root volume is pinned to."""
     notes: tuple[str, ...] = ()
