@@ -24,9 +24,9 @@ def hypervisor(kind: str) -> Hypervisor:
 
             return Crosvm()
         case HypervisorKind.KVMTOOL:
-            from microvm.hypervisors.planned import Planned
+            from microvm.hypervisors.kvmtool import Kvmtool
 
-            return Planned(kind)
+            return Kvmtool()
 
 
 __all__ = ["Hypervisor", "hypervisor"]

@@ -23,6 +23,8 @@ class Hypervisor(ABC):
     """Where the VMM listens unless `socket` is declared; relative to the state directory."""
     boots_vmlinux: ClassVar[bool] = False
     """Whether it wants the uncompressed kernel instead of the distribution's image (on x86)."""
+    one_disk: ClassVar[bool] = False
+    """Whether it takes so few disks that the root's layers have to be one."""
     oldest: ClassVar[tuple[int, ...]] = ()
     """First version whose command line is the one that we know."""
     supports: ClassVar[tuple[Support, ...]]

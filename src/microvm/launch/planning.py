@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def gather(
         project_dir=str(project_dir),
         store_dir=str(store_dir),
         machine_id=identity,
+        secret=secrets.token_hex(16),
+        vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
         positions=_positions(runner, state_dir),
         root=os.geteuid() == 0,
         landlock=linux.landlock_abi(),

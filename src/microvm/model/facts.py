@@ -37,6 +37,10 @@ class Facts:
     """Absolute path of the directory that holds the store's items."""
     machine_id: str
     """32 hexadecimal digits that name this machine."""
+    secret: str = ""
+    """Made anew for each start; what knows it may power the guest off."""
+    vhost_vsock: bool = False
+    """Whether the host's kernel passes vsock on to guests (/dev/vhost-vsock)."""
     positions: Mapping[int, str] = field(default_factory=dict)
     """File system of each volume, by its index, that was not made here: found by position."""
     root: bool = False

@@ -18,5 +18,7 @@ class Runner:
     """Name of the MicroVM."""
     microvm: MicroVM
     system: GuestSystem
+    disk: str | None = None
+    """Store item with all layers as partitions of `image`, where the hypervisor wants one disk."""
     vmlinux: str | None = None
     """Store item with the uncompressed kernel as `vmlinux`, where the hypervisor boots that."""

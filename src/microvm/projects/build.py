@@ -8,7 +8,7 @@ from pathlib import Path
 
 from microvm import guests
 from microvm.errors import SpecError
-from microvm.guests import vmlinux
+from microvm.guests import composite, vmlinux
 from microvm.host import files
 from microvm.hypervisors import hypervisor
 from microvm.launch.foreground import Options, Outcome, foreground
@@ -115,7 +115,8 @@ def build(
         )
         backend = hypervisor(project.get(chosen).hypervisor)
         elf = vmlinux.add(system, store) if backend.boots_vmlinux else None
-        item = runner.write(chosen, project.get(chosen), system, store, vmlinux=elf)
+        disk = composite.add(system, store) if backend.one_disk else None
+        item = runner.write(chosen, project.get(chosen), system, store, vmlinux=elf, disk=disk)
         if locked is not old and not (old and project.overridden):
             lockfile.update(file, chosen, locked)
             for change in lockfile.changes(chosen, old, locked) if old else ():

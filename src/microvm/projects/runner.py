@@ -26,13 +26,16 @@ def write(
     store: Store,
     *,
     vmlinux: str | None,
+    disk: str | None,
 ) -> str:
     """Add the runner to the store and return its item's name."""
     # What the guest is made of is in the system; a launch needs nothing of its declaration.
     lean = replace(
         microvm, system=DebianSystem(release=microvm.system.release, kernel=microvm.system.kernel)
     )
-    runner = Runner(schema=SCHEMA, name=name, microvm=lean, system=system, vmlinux=vmlinux)
+    runner = Runner(
+        schema=SCHEMA, name=name, microvm=lean, system=system, vmlinux=vmlinux, disk=disk
+    )
     plain = {f.name: to_plain(getattr(runner, f.name)) for f in fields(runner)}
     item = item_name(f"{name}-runner", [LAYOUT, plain])
     store.add(item, lambda directory: _fill(directory, runner, plain))
@@ -53,7 +56,7 @@ def _fill(directory: Path, runner: Runner, plain: dict[str, Any]) -> None:
         script = directory / "bin" / name
         script.write_text(_SCRIPT.format(verb=verb))
         script.chmod(0o755)
-    needed = (runner.system.name, *filter(None, [runner.vmlinux]))
+    needed = (runner.system.name, *filter(None, [runner.vmlinux, runner.disk]))
     (directory / "references").write_text("".join(f"{item}\n" for item in needed))
 
 

@@ -40,12 +40,15 @@ KERNEL_PARAMS = (
 """Kernel parameters that make a guest quick on every hypervisor."""
 
 LIBRARY = "/usr/lib/microvm"
-_SCRIPTS = ("greet", "console", "job", "job-agent", "ssh-keys", "power-button")
+_SCRIPTS = ("greet", "console", "job", "job-agent", "ssh-keys", "power-button", "power-stream")
 _UNITS = (
     "microvm-greeting.service", "microvm-console.service", "microvm-job.service",
-    "microvm-online.service", "microvm-power.service",
+    "microvm-online.service", "microvm-power.service", "microvm-power-stream.service",
 )  # fmt: skip
-_STARTED = ("microvm-console.service", "microvm-job.service", "microvm-power.service")
+_STARTED = (
+    "microvm-console.service", "microvm-job.service", "microvm-power.service",
+    "microvm-power-stream.service",
+)  # fmt: skip
 
 _MASKED = (
     # Consoles: ours is microvm-console.service, which needs no udev.

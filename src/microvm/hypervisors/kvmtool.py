@@ -1,0 +1,323 @@
+"""kvmtool: the smallest of them; 9p, taps and user networking, four disks, no power button.
+
+Sources: builtin-run.c, disk/core.c, virtio/net.c, kvm-ipc.c of kvmtool (2024-08).
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from microvm.errors import Problem
+from microvm.hypervisors import resources
+from microvm.hypervisors.base import Hypervisor
+from microvm.hypervisors.control import Control
+from microvm.hypervisors.features import Feature, Support
+from microvm.hypervisors.kernel_line import kernel_line
+from microvm.model.declaration import MicroVM
+from microvm.model.devices import Interface
+from microvm.model.facts import Facts
+from microvm.model.identity import cid, mac
+from microvm.model.plan import JobEnd, LaunchPlan, MacvtapPlan, Opened
+from microvm.model.runner import Runner
+
+DISKS = 4
+"""MAX_DISK_IMAGES; the root's layers are one."""
+FIRST_DESCRIPTOR = 100
+BALLOON = ".lkvm/balloon"
+"""MiB in the balloon: its protocol only knows more and less."""
+OWN_PARAMETERS = (
+    "noapic", "noacpi", "pci=conf1", "i8042.direct=1", "i8042.dumbkbd=1", "i8042.nopnp=1",
+    "i8042.noaux=1", "console=ttyS0", "reboot=k", "panic=-1", "microvm.poweroff=reset",
+)  # fmt: skip
+"""What kvmtool says by itself (x86/kvm.c) less the early console, and that only a reset ends it."""
+POWER_KEY = "power.key"
+POWER_CID = "power.cid"
+POWER_PORT = 6977
+"""vsock port on which the guest takes the wish to power off."""
+
+
+class Kvmtool(Hypervisor):
+    """9p shares, taps, macvtaps, user networking; no virtiofs, no sandbox."""
+
+    name = "kvmtool"
+    program = "lkvm"
+    control_socket = ".lkvm/vm.sock"
+    one_disk = True
+    supports = (
+        Support(feature=Feature.BALLOON),
+        Support(feature=Feature.DIRECT),
+        Support(feature=Feature.SHARE_9P),
+        Support(feature=Feature.NET_USER),
+        Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_MACVTAP),
+        Support(feature=Feature.VHOST),
+        Support(feature=Feature.VSOCK),
+        Support(feature=Feature.PCI),
+        Support(
+            feature=Feature.ACCEL_TCG, available=False, instead="leave `accel` out, or use qemu"
+        ),
+        Support(feature=Feature.CPU_MODEL, available=False, instead="leave `cpu` out, or use qemu"),
+        Support(
+            feature=Feature.HUGE_PAGES, available=False, instead="use qemu or cloud-hypervisor"
+        ),
+        Support(
+            feature=Feature.HOTPLUG, available=False,
+            instead="give the guest more `mem`, or use cloud-hypervisor or firecracker",
+        ),
+        Support(feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE"),
+        Support(feature=Feature.USER, available=False, instead="start it as that user"),
+        Support(
+            feature=Feature.SERIAL, available=False,
+            instead="find it by `label`, or use qemu, cloud-hypervisor or crosvm",
+        ),
+        Support(feature=Feature.IMAGE_TYPE, available=False, instead="qemu-img convert -O raw"),
+        Support(
+            feature=Feature.SHARE_VIRTIOFS, available=False,
+            instead="use proto 9p, or qemu, cloud-hypervisor or crosvm",
+        ),
+        Support(feature=Feature.ROOT_SHARED, available=False, instead="use images, or qemu"),
+        Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
+        Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
+        Support(feature=Feature.FORWARD, available=False, instead="use a tap, or qemu"),
+        Support(feature=Feature.USB, available=False, instead="use qemu"),
+        Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
+        Support(feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"),
+        Support(feature=Feature.MACHINED, available=False),
+    )  # fmt: skip
+
+    def further_problems(self, microvm: MicroVM) -> list[Problem]:
+        """Refuse what its command line and its devices can't say."""
+        return [*_disk_problems(microvm), *_share_problems(microvm), *_other_problems(microvm)]
+
+    def control(self, path: Path, *, program: str, timeout_s: float) -> Control:
+        """Return a handle on its IPC socket."""
+        from microvm.hypervisors.kvmtool_control import KvmtoolControl
+
+        return KvmtoolControl(path, timeout_s=timeout_s)
+
+    def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
+        """Return the command line of `lkvm run`."""
+        return _Plan(runner, facts).plan()
+
+
+def _disk_problems(vm: MicroVM) -> list[Problem]:
+    problems = []
+    used = 1 + len(vm.volumes) + bool(vm.credential_files)
+    if used > DISKS:
+        message = f"{used} disks with the root's; kvmtool takes {DISKS}"
+        hint = "use fewer, larger volumes, or another hypervisor"
+        problems.append(Problem(where="volumes", message=message, hint=hint))
+    problems += [
+        Problem(
+            where=f"volumes.{index}.image",
+            message="kvmtool's command line can't name a path with a comma",
+            hint="rename it, or use another hypervisor",
+        )
+        for index, volume in enumerate(vm.volumes)
+        if "," in volume.image
+    ]
+    return problems
+
+
+def _share_problems(vm: MicroVM) -> list[Problem]:
+    problems = []
+    for index, share in enumerate(vm.shares):
+        key = f"shares.{index}"
+        if share.read_only:
+            problems.append(
+                Problem(
+                    where=f"{key}.read_only",
+                    message="kvmtool can't keep a guest from writing to a 9p share",
+                    hint="use qemu, or virtiofs on cloud-hypervisor or crosvm",
+                )
+            )
+        if share.security_model != "none":
+            problems.append(
+                Problem(
+                    where=f"{key}.security_model",
+                    message="kvmtool's 9p shares have the owners and modes of the host",
+                    hint="leave it out, or use qemu",
+                )
+            )
+        if "," in share.source:
+            problems.append(
+                Problem(
+                    where=f"{key}.source",
+                    message="kvmtool's command line can't name a path with a comma",
+                    hint="rename it, or use another hypervisor",
+                )
+            )
+    return problems
+
+
+def _other_problems(vm: MicroVM) -> list[Problem]:
+    problems = []
+    if vm.balloon and vm.deflate_on_oom:
+        problems.append(
+            Problem(
+                where="deflate_on_oom",
+                message="kvmtool's balloon does not give memory back when the guest runs out",
+                hint="set deflate_on_oom = false",
+            )
+        )
+    if sum(interface.type == "user" for interface in vm.interfaces) > 1:
+        message = "kvmtool has one user interface at most"
+        problems.append(Problem(where="interfaces", message=message, hint="use taps"))
+    if vm.socket is not None:
+        problems.append(
+            Problem(
+                where="socket",
+                message="kvmtool chooses the place of its socket: .lkvm/vm.sock",
+                hint="leave it out",
+            )
+        )
+    return problems
+
+
+class _Plan:
+    """The parts of one plan while it is put together."""
+
+    def __init__(self, runner: Runner, facts: Facts) -> None:
+        self._runner = runner
+        self._facts = facts
+        self._vm = runner.microvm
+        self._modules = ["virtio_pci", "crc32c_generic", "overlay"]
+        self._opened: list[Opened] = []
+
+    def plan(self) -> LaunchPlan:
+        runner, facts, vm = self._runner, self._facts, self._vm
+        devices = [*self._disks(), *self._shares(), *self._interfaces(), *self._extras()]
+        line = kernel_line(
+            runner, facts,
+            own=self._own_parameters(), modules=tuple(dict.fromkeys(self._modules)),
+            disks=1, job="tty:ttyS1",
+        )  # fmt: skip
+        argv = (
+            facts.programs["lkvm"].path, "run",
+            "--name", "vm",
+            "--cpus", str(vm.vcpu),
+            "--mem", f"{vm.mem}M",
+            "--console", "serial",
+            "--nodefaults",
+            "--rng",
+            *devices,
+            *vm.kvmtool.extra_args,
+            "--kernel", resources.kernel(runner, facts),
+            "--initrd", resources.initrd(runner, facts),
+            "--params", line,
+        )  # fmt: skip
+        control = Kvmtool.control_socket
+        return LaunchPlan(
+            name=runner.name,
+            hypervisor=vm.hypervisor,
+            process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
+            argv=argv,
+            env={"HOME": "."},  # its socket lies below, at a path that is short enough
+            files={BALLOON: "0\n", **self._power_files()},
+            volumes=resources.volume_plans(runner),
+            taps=resources.taps(runner),
+            macvtaps=self._macvtaps(),
+            opened=tuple(self._opened),
+            directories=(".lkvm",),
+            sockets=(control,),
+            control=control,
+            watch=control,
+            job=JobEnd(kind="terminal") if facts.job else None,
+            layers=tuple(layer.uuid for layer in runner.system.layers),
+            notes=self._notes(),
+        )
+
+    def _context(self) -> int | None:
+        """Return the guest's vsock context id; where the host has vsock, every guest gets one."""
+        declared = self._vm.vsock.cid
+        return declared or (cid(self._facts.machine_id) if self._facts.vhost_vsock else None)
+
+    def _power_files(self) -> dict[str, str]:
+        if not self._facts.vhost_vsock:
+            return {}
+        return {POWER_KEY: f"{self._facts.secret}\n", POWER_CID: f"{self._context()}\n"}
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = [f"accelerator {self._facts.accelerator.kind}: {self._facts.accelerator.reason}"]
+        if not self._facts.vhost_vsock:
+            notes.append(
+                "no /dev/vhost-vsock: the guest can't be asked to shut down (modprobe vhost_vsock)"
+            )
+        return tuple(notes)
+
+    def _own_parameters(self) -> tuple[str, ...]:
+        words = list(OWN_PARAMETERS)
+        if self._facts.vhost_vsock:
+            digest = hashlib.sha256(self._facts.secret.encode()).hexdigest()
+            words.append(f"microvm.power=vsock:{POWER_PORT}:{digest}")
+        if self._facts.job:
+            words.append("8250.nr_uarts=2")
+        return tuple(words)
+
+    def _disks(self) -> list[str]:
+        self._modules += ["virtio_blk", self._vm.store_disk_type]
+        words = ["--disk", f"{self._facts.store_dir}/{self._runner.disk}/image,ro"]
+        for disk in resources.disks(self._runner, self._facts):
+            if disk.name.startswith("layer"):
+                continue
+            flags = (",ro" if disk.read_only else "") + (",direct" if disk.direct else "")
+            words += ["--disk", f"{disk.path}{flags}"]
+        return words
+
+    def _shares(self) -> list[str]:
+        if self._vm.shares:
+            self._modules += ["9pnet_virtio", "9p"]
+        return [
+            word
+            for share in self._vm.shares
+            for word in (
+                "--9p",
+                f"{resources.in_project(share.source, self._facts)},{share.tag}",
+            )
+        ]
+
+    def _interfaces(self) -> list[str]:
+        if not self._vm.interfaces:
+            return ["--network", "mode=none"]
+        return [
+            word
+            for number, interface in enumerate(self._vm.interfaces, FIRST_DESCRIPTOR)
+            for word in ("--network", self._interface(number, interface))
+        ]
+
+    def _interface(self, number: int, interface: Interface) -> str:
+        address = f"guest_mac={self._mac(interface)}"
+        if interface.type == "user":
+            return f"mode=user,{address}"
+        kind: Literal["tap", "macvtap"] = "macvtap" if interface.type == "macvtap" else "tap"
+        self._opened.append(Opened(number=number, kind=kind, name=interface.id))
+        vhost = ",vhost=1" if interface.tap.vhost else ""
+        # A path for a name keeps it from attaching the descriptor anew (virtio_net__tap_create).
+        return f"mode=tap,tapif=/{interface.id},fd={number},{address}{vhost}"
+
+    def _mac(self, interface: Interface) -> str:
+        return interface.mac or mac(self._facts.machine_id, interface.id)
+
+    def _macvtaps(self) -> tuple[MacvtapPlan, ...]:
+        return tuple(
+            MacvtapPlan(
+                name=interface.id, link=interface.macvtap.link, mode=interface.macvtap.mode,
+                mac=self._mac(interface),
+            )
+            for interface in self._vm.interfaces
+            if interface.macvtap
+        )  # fmt: skip
+
+    def _extras(self) -> list[str]:
+        vm, words = self._vm, []
+        if vm.balloon:
+            words.append("--balloon")
+            self._modules.append("virtio_balloon")
+        if context := self._context():
+            words += ["--vsock", str(context)]
+            self._modules.append("vmw_vsock_virtio_transport")
+        for device in vm.devices:
+            words += ["--vfio-pci", device.path]
+        if self._facts.job:
+            words += ["--tty", "1"]
+        return words

@@ -1,0 +1,81 @@
+"""A running kvmtool, by its IPC socket and the guest's own ear for a power-off.
+
+kvm-ipc.c: `struct kvm_ipc_head { u32 type; u32 len; }` and the payload. One request a connection:
+a client that stays keeps the others waiting.
+"""
+
+import re
+import struct
+from pathlib import Path
+
+from microvm.errors import ApiError, UnsupportedOperation
+from microvm.host import files, stream, vsock
+from microvm.hypervisors.control import Ballooning, Control, Pausable
+from microvm.hypervisors.kvmtool import BALLOON, POWER_CID, POWER_KEY, POWER_PORT
+
+_BALLOON, _PAUSE, _RESUME, _STOP = 1, 4, 5, 6
+_SIZE = re.compile(r"\d+")
+
+
+class KvmtoolControl(Control, Ballooning, Pausable):
+    """One kvmtool whose socket is `STATE/.lkvm/vm.sock`."""
+
+    def __init__(self, path: Path, *, timeout_s: float) -> None:
+        """Raise `ApiError` when nobody listens there."""
+        self._path = path
+        self._state_dir = path.parent.parent
+        self._timeout_s = timeout_s
+        if not self.alive():
+            raise ApiError(f"could not reach kvmtool: nobody listens on {path}")
+
+    def shut_down(self, *, power_button: bool) -> None:
+        """Ask the guest over vsock: kvmtool has no button and no keys."""
+        try:
+            context = int((self._state_dir / POWER_CID).read_text())
+            secret = (self._state_dir / POWER_KEY).read_text()
+        except (OSError, ValueError) as error:
+            raise UnsupportedOperation(
+                "kvmtool's guest can't be asked to shut down: the host has no /dev/vhost-vsock",
+                hint="modprobe vhost_vsock, and start it again",
+            ) from error
+        vsock.send(context, POWER_PORT, secret.encode(), timeout_s=self._timeout_s)
+
+    def quit(self) -> None:
+        """Reset the guest, which ends kvmtool."""
+        self._send(_STOP)
+
+    def alive(self) -> bool:
+        """Look whether its socket takes connections."""
+        return stream.listens(self._path)
+
+    def set_memory(self, size_mib: int, *, mem_mib: int) -> None:
+        """Take or give the difference: the protocol knows no absolute size."""
+        record = self._state_dir / BALLOON
+        with files.lock(record.with_suffix(".lock")):
+            try:
+                held = int(record.read_text())
+            except (OSError, ValueError) as error:
+                raise ApiError(f"could not tell how much the balloon holds: {record}") from error
+            wanted = max(0, mem_mib - size_mib)
+            if wanted != held:
+                self._send(_BALLOON, struct.pack("i", wanted - held))
+                files.write_atomic(record, f"{wanted}\n", 0o600)
+
+    def pause(self) -> None:
+        """Pause."""
+        self._send(_PAUSE)
+
+    def resume(self) -> None:
+        """Resume."""
+        self._send(_RESUME)
+
+    def _send(self, kind: int, payload: bytes = b"") -> None:
+        connection = stream.connect(self._path)
+        if connection is None:
+            raise ApiError(f"kvmtool has gone: nobody listens on {self._path}")
+        with connection:
+            connection.settimeout(self._timeout_s)
+            try:
+                connection.sendall(struct.pack("II", kind, len(payload)) + payload)
+            except OSError as error:
+                raise ApiError(f"kvmtool does not take requests: {error.strerror}") from error

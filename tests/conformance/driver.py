@@ -1,0 +1,37 @@
+"""Run one runner in the foreground, as `microvm run` does, where only a launcher is installed.
+
+`driver.py RUNNER STATE TIMEOUT [-- COMMAND...]`: with a command it is the guest's job, without one
+the guest is booted until it is up and shut down. Its exit status is the run's.
+"""
+
+import sys
+from pathlib import Path
+
+from microvm.errors import MicroVMError
+from microvm.launch.foreground import Options, foreground
+
+
+def main() -> int:
+    runner, state, timeout, *rest = sys.argv[1:]
+    options = Options(
+        job=tuple(rest[1:]) or None,
+        until_up=not rest,
+        up_timeout_s=float(timeout),
+        timeout_s=float(timeout) + 60,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    Path(state).mkdir(parents=True, exist_ok=True)
+    try:
+        outcome = foreground(
+            Path(runner), state_dir=Path(state), project_dir=Path(state), options=options
+        )
+    except MicroVMError as error:
+        print(f"driver: {error}\n{error.hint or ''}", file=sys.stderr)
+        return 125
+    sys.stdout.flush()
+    print(f"driver: {outcome.reason}{outcome.console}", file=sys.stderr)
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
