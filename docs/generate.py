@@ -10,7 +10,6 @@ import microvm
 from microvm.cli import VERBS, parser
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.features import Feature, Support
-from microvm.hypervisors.planned import Planned
 from microvm.model.declaration import HypervisorKind
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -51,22 +50,18 @@ def _type(entry: dict[str, typing.Any]) -> str:
 def hypervisors() -> str:
     """Who can do what, from the feature rows."""
     backends = [hypervisor(kind) for kind in HypervisorKind]
-    ready = [backend for backend in backends if not isinstance(backend, Planned)]
-    rest = [kind for kind in HypervisorKind if isinstance(hypervisor(kind), Planned)]
-    names = [backend.name for backend in ready]
+    names = [backend.name for backend in backends]
     text = f"{HEAD}# Hypervisors\n\n"
     text += "How to choose: [Choose a hypervisor](../how-to/hypervisor.md). A number is the first\n"
     text += "version of the program that has it. What a hypervisor lacks is refused, not ignored.\n"
-    if rest:
-        text += f"{' and '.join(rest)} can be named, and are refused in this version.\n"
     text += f"\n| feature | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n"
     for feature in Feature:
-        cells = [_cell(backend.support(feature)) for backend in ready]
+        cells = [_cell(backend.support(feature)) for backend in backends]
         text += f"| {feature.value} | {' | '.join(cells)} |\n"
     text += "\n| | oldest version |\n|---|---|\n"
-    for backend in ready:
+    for backend in backends:
         text += f"| {backend.name} | {_version(backend.oldest) or 'any'} |\n"
-    for backend in ready:
+    for backend in backends:
         text += f"\n## What {backend.name} lacks\n\n| feature | instead |\n|---|---|\n"
         for feature in Feature:
             row = backend.support(feature)

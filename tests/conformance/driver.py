@@ -11,6 +11,10 @@ from microvm.errors import MicroVMError
 from microvm.launch.foreground import Options, foreground
 
 
+def tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def main() -> int:
     runner, state, timeout, *rest = sys.argv[1:]
     options = Options(
@@ -18,7 +22,7 @@ def main() -> int:
         until_up=not rest,
         up_timeout_s=float(timeout),
         timeout_s=float(timeout) + 60,
-        say=lambda text: print(text, file=sys.stderr),
+        say=tell,
     )
     Path(state).mkdir(parents=True, exist_ok=True)
     try:
@@ -26,10 +30,10 @@ def main() -> int:
             Path(runner), state_dir=Path(state), project_dir=Path(state), options=options
         )
     except MicroVMError as error:
-        print(f"driver: {error}\n{error.hint or ''}", file=sys.stderr)
+        tell(f"driver: {error}\n{error.hint or ''}")
         return 125
     sys.stdout.flush()
-    print(f"driver: {outcome.reason}{outcome.console}", file=sys.stderr)
+    tell(f"driver: {outcome.reason}{outcome.console}")
     return outcome.exit_code
 
 

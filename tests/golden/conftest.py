@@ -44,9 +44,9 @@ def plan_of():
         })  # fmt: skip
         assert backend.check(vm, facts) == []
         vmlinux = "0v-vmlinux" if backend.boots_vmlinux else None
-        return backend.plan(
-            Runner(schema=1, name="vm", microvm=vm, system=SYSTEM, vmlinux=vmlinux), facts
-        )
+        disk = "0d-disk" if backend.one_disk else None
+        runner = Runner(schema=1, name="vm", microvm=vm, system=SYSTEM, vmlinux=vmlinux, disk=disk)
+        return backend.plan(runner, facts)
 
     return plan
 

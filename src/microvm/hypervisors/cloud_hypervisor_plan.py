@@ -180,7 +180,7 @@ class CloudHypervisorPlan:
     def _extras(self) -> None:
         vm = self.runner.microvm
         if vm.balloon:
-            oom = "on" if vm.deflate_on_oom else "off"
+            oom = "off" if vm.deflate_on_oom is False else "on"
             size = vm.initial_balloon_mem
             self.arguments.add(
                 "--balloon", f"size={size}M,deflate_on_oom={oom},free_page_reporting=on"

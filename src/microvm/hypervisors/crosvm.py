@@ -5,28 +5,26 @@ Sources: src/crosvm/cmdline.rs, devices/src/serial_device.rs and src/main.rs of 
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from microvm.errors import Problem
-from microvm.hypervisors import resources
+from microvm.hypervisors import limits, resources, shares, virtiofsd
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.kernel_line import kernel_line
-from microvm.hypervisors.qemu_syntax import dashed
 from microvm.hypervisors.resources import Disk
-from microvm.hypervisors.shares import Served, served
+from microvm.hypervisors.shares import Served
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import Interface
 from microvm.model.facts import Facts
-from microvm.model.identity import mac
-from microvm.model.plan import JobEnd, LaunchPlan, MacvtapPlan, Opened
+from microvm.model.identity import dashed, mac
+from microvm.model.plan import JobEnd, LaunchPlan
 from microvm.model.runner import Runner
 
+PROGRAM = "crosvm"
 CONTROL = "crosvm.sock"
 JOB = "job.sock"
-FIRST_DESCRIPTOR = 100
-"""Number of the first inherited tap; what a launcher has open stays below."""
+PCI_SLOTS = 31
+"""Slots of its root bus, less the host bridge."""
 STATUSES = {
     32: "reboot",
     33: "crosvm told of a crash of the guest",
@@ -37,12 +35,15 @@ STATUSES = {
 EMPTY = "empty"
 """Directory in the state directory that its sandboxed devices see as their root."""
 
+_NO_FORWARD = "use type tap and forward on the host, or qemu"
+_NO_HOTPLUG = "give the guest more `mem`, or use cloud-hypervisor or firecracker"
+
 
 class Crosvm(Hypervisor):
     """Sandboxed devices; taps, vsock and virtiofs; no user networking, no 9p."""
 
     name = "crosvm"
-    program = "crosvm"
+    program = PROGRAM
     control_socket = CONTROL
     boots_vmlinux = True
     supports = (
@@ -57,15 +58,14 @@ class Crosvm(Hypervisor):
         Support(feature=Feature.NET_MACVTAP),
         Support(feature=Feature.VHOST),
         Support(feature=Feature.VSOCK),
+        Support(feature=Feature.CREDENTIALS),
         Support(feature=Feature.PCI),
         Support(
             feature=Feature.ACCEL_TCG, available=False, instead="leave `accel` out, or use qemu"
         ),
         Support(feature=Feature.CPU_MODEL, available=False, instead="leave `cpu` out, or use qemu"),
-        Support(
-            feature=Feature.HOTPLUG, available=False,
-            instead="give the guest more `mem`, or use cloud-hypervisor or firecracker",
-        ),
+        Support(feature=Feature.HOTPLUG, available=False, instead=_NO_HOTPLUG),
+        Support(feature=Feature.HOTPLUGGED, available=False, instead=_NO_HOTPLUG),
         Support(feature=Feature.USER, available=False, instead="start it as that user"),
         Support(feature=Feature.IMAGE_TYPE, available=False, instead="qemu-img convert -O raw"),
         Support(feature=Feature.SHARE_9P, available=False, instead="use proto virtiofs, or qemu"),
@@ -74,19 +74,34 @@ class Crosvm(Hypervisor):
             feature=Feature.NET_USER, available=False, instead="use type tap, or qemu or kvmtool"
         ),
         Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
-        Support(feature=Feature.FORWARD, available=False, instead="use a tap, or qemu"),
+        Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
+        Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
+        Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),
+        Support(feature=Feature.FORWARD_IPV6, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.USB, available=False, instead="use qemu"),
         Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
         Support(feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"),
-        Support(feature=Feature.MACHINED, available=False),
+        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
-        """Refuse what its balloon can't do."""
-        if microvm.balloon and not microvm.deflate_on_oom:
+        """Refuse what its balloon can't do and its bus has no room for."""
+        problems = [*limits.devices(microvm, PCI_SLOTS, own=10)]
+        if microvm.balloon and microvm.deflate_on_oom is False:
             message = "crosvm's balloon always gives memory back when the guest runs out"
-            return [Problem(where="deflate_on_oom", message=message, hint="leave it out")]
-        return []
+            problems.append(Problem(where="deflate_on_oom", message=message, hint="leave it out"))
+        return problems
+
+    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+        """Refuse what this virtiofsd can't do: crosvm asks it for the share's tag."""
+        found = facts.programs.get(virtiofsd.PROGRAM)
+        if found is None:
+            return []
+        problems = list(virtiofsd.unmet(found, microvm))
+        if found.flavour == "c":
+            message = "crosvm's shares need virtiofsd 1.x; this is the one of QEMU 7.2"
+            problems.append(Problem(where="shares", message=message, hint="install virtiofsd 1.x"))
+        return problems
 
     def control(
         self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
@@ -114,31 +129,32 @@ class _Plan:
         self._runner = runner
         self._facts = facts
         self._vm = runner.microvm
-        self._modules = ["virtio_pci", "crc32c_generic", "overlay"]
-        self._opened: list[Opened] = []
-        self._served = [_tagged(each) for each in served(runner, facts)]
+        self._served = [_tagged(each) for each in shares.served(runner, facts)]
 
     def plan(self) -> LaunchPlan:
         runner, facts, vm = self._runner, self._facts, self._vm
-        devices = [*self._disks(), *self._shares(), *self._interfaces(), *self._extras()]
+        control = vm.socket or CONTROL
+        credentials = resources.credential_disk(runner, facts)
         line = kernel_line(
             runner, facts,
-            own=("console=ttyS0", "reboot=k", "panic=-1"),
-            modules=tuple(dict.fromkeys(self._modules)),
+            own=("console=hvc0", "reboot=k", "panic=-1"),
+            modules=resources.modules(
+                runner, "virtio_pci", "virtio_console", *self._vsock_modules()
+            ),
             disks=len(runner.system.layers) if vm.store_on_disk else 0,
-            job="tty:hvc0",
+            job="tty:hvc1", credentials=credentials,
         )  # fmt: skip
-        control = vm.socket or CONTROL
         argv = [
-            facts.programs["crosvm"].path, "--log-level", "warn", "run",
+            facts.programs[PROGRAM].path, "--log-level", "warn", "--extended-status", "run",
             "--name", runner.name,
             "--socket", control,
             "--cpus", f"num-cores={vm.vcpu}",
             "--mem", f"size={vm.mem}",
             "--smbios", f"uuid={dashed(facts.machine_id)}",
             "--no-usb",
-            "--serial", "type=stdout,hardware=serial,num=1,console=true,stdin=true",
-            *devices,
+            # A sandboxed serial port is asked byte by byte: too slow for a console.
+            "--serial", "type=stdout,hardware=virtio-console,num=1,console=true,stdin=true",
+            *self._devices(),
             *vm.crosvm.extra_args,
             "--initrd", resources.initrd(runner, facts),
             "--params", line,
@@ -151,28 +167,31 @@ class _Plan:
             argv=tuple(argv),
             helpers=tuple(each.helper for each in self._served),
             volumes=resources.volume_plans(runner),
+            credentials=credentials,
             taps=resources.taps(runner),
-            macvtaps=self._macvtaps(),
-            opened=tuple(self._opened),
-            directories=(vm.crosvm.pivot_root or EMPTY,),
-            sockets=(control,),
+            macvtaps=resources.macvtaps(runner, facts),
+            opened=resources.opened(runner),
+            directories=() if vm.crosvm.pivot_root else (EMPTY,),
+            sockets=(control, *((JOB,) if facts.job else ())),
             control=control,
-            watch=control,
+            watch=control if facts.watched else None,
             job=JobEnd(kind="listen", socket=JOB) if facts.job else None,
             statuses=STATUSES,
             layers=tuple(layer.uuid for layer in runner.system.layers),
             notes=(f"accelerator {facts.accelerator.kind}: {facts.accelerator.reason}",),
         )
 
+    def _vsock_modules(self) -> tuple[str, ...]:
+        return () if self._vm.vsock.cid is None else ("vmw_vsock_virtio_transport",)
+
+    def _devices(self) -> list[str]:
+        return [*self._disks(), *self._shares(), *self._interfaces(), *self._extras()]
+
     def _disks(self) -> list[str]:
-        found = resources.disks(self._runner, self._facts)
-        if found:
-            self._modules += ["virtio_blk", self._vm.store_disk_type]
+        found = resources.disks_with_credentials(self._runner, self._facts)
         return [word for disk in found for word in ("--block", _disk(disk))]
 
     def _shares(self) -> list[str]:
-        if self._served:
-            self._modules.append("virtiofs")
         return [
             word
             for each in self._served
@@ -180,30 +199,12 @@ class _Plan:
         ]
 
     def _interfaces(self) -> list[str]:
-        return [
-            word
-            for number, interface in enumerate(self._vm.interfaces, FIRST_DESCRIPTOR)
-            for word in ("--net", self._interface(number, interface))
-        ]
-
-    def _interface(self, number: int, interface: Interface) -> str:
-        kind: Literal["tap", "macvtap"] = "macvtap" if interface.type == "macvtap" else "tap"
-        self._opened.append(Opened(number=number, kind=kind, name=interface.id))
-        vhost = ",vhost-net=[device=/dev/vhost-net]" if interface.tap.vhost else ""
-        return f"tap-fd={number},mac={quoted(self._mac(interface))}{vhost}"
-
-    def _mac(self, interface: Interface) -> str:
-        return interface.mac or mac(self._facts.machine_id, interface.id)
-
-    def _macvtaps(self) -> tuple[MacvtapPlan, ...]:
-        return tuple(
-            MacvtapPlan(
-                name=interface.id, link=interface.macvtap.link, mode=interface.macvtap.mode,
-                mac=self._mac(interface),
-            )
-            for interface in self._vm.interfaces
-            if interface.macvtap
-        )  # fmt: skip
+        words = []
+        for interface, one in zip(self._vm.interfaces, resources.opened(self._runner), strict=True):
+            address = interface.mac or mac(self._facts.machine_id, interface.id)
+            vhost = ",vhost-net=[device=/dev/vhost-net]" if interface.tap.vhost else ""
+            words += ["--net", f"tap-fd={one.number},mac={quoted(address)}{vhost}"]
+        return words
 
     def _extras(self) -> list[str]:
         vm = self._vm
@@ -213,12 +214,10 @@ class _Plan:
         words += ["--pivot-root", vm.crosvm.pivot_root or f"{self._facts.state_dir}/{EMPTY}"]
         if vm.vsock.cid is not None:
             words += ["--vsock", f"cid={vm.vsock.cid}"]
-            self._modules.append("vmw_vsock_virtio_transport")
         for device in vm.devices:
             words += ["--vfio", f"/sys/bus/pci/devices/{device.path},iommu=off"]
         if self._facts.job:
-            self._modules.append("virtio_console")
-            job = f"type=unix-stream,hardware=virtio-console,num=1,path={JOB},input-unix-stream"
+            job = f"type=unix-stream,hardware=virtio-console,num=2,path={JOB},input-unix-stream"
             words += ["--serial", job]
         return words
 
@@ -226,7 +225,6 @@ class _Plan:
         vm = self._vm
         if not vm.balloon:
             return ["--no-balloon"]
-        self._modules.append("virtio_balloon")
         words = ["--balloon-page-reporting"]
         if vm.initial_balloon_mem:
             words += ["--init-mem", str(vm.mem - vm.initial_balloon_mem)]

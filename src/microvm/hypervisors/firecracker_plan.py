@@ -173,7 +173,7 @@ class FirecrackerPlan:
         vm = self.runner.microvm
         balloon: Json = {
             "amount_mib": vm.initial_balloon_mem,
-            "deflate_on_oom": vm.deflate_on_oom,
+            "deflate_on_oom": vm.deflate_on_oom is not False,
             "stats_polling_interval_s": 0,
         }
         if self.version >= REPORTING_SINCE:

@@ -5,24 +5,22 @@ Sources: builtin-run.c, disk/core.c, virtio/net.c, kvm-ipc.c of kvmtool (2024-08
 
 import hashlib
 from pathlib import Path
-from typing import Literal
 
 from microvm.errors import Problem
-from microvm.hypervisors import resources
+from microvm.hypervisors import limits, resources
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.kernel_line import kernel_line
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import Interface
 from microvm.model.facts import Facts
 from microvm.model.identity import cid, mac
-from microvm.model.plan import JobEnd, LaunchPlan, MacvtapPlan, Opened
+from microvm.model.plan import JobEnd, LaunchPlan
 from microvm.model.runner import Runner
 
+PROGRAM = "lkvm"
 DISKS = 4
 """MAX_DISK_IMAGES; the root's layers are one."""
-FIRST_DESCRIPTOR = 100
 BALLOON = ".lkvm/balloon"
 """MiB in the balloon: its protocol only knows more and less."""
 OWN_PARAMETERS = (
@@ -35,12 +33,15 @@ POWER_CID = "power.cid"
 POWER_PORT = 6977
 """vsock port on which the guest takes the wish to power off."""
 
+_NO_FORWARD = "use type tap and forward on the host, or qemu"
+_NO_HOTPLUG = "give the guest more `mem`, or use cloud-hypervisor or firecracker"
+
 
 class Kvmtool(Hypervisor):
     """9p shares, taps, macvtaps, user networking; no virtiofs, no sandbox."""
 
     name = "kvmtool"
-    program = "lkvm"
+    program = PROGRAM
     control_socket = ".lkvm/vm.sock"
     one_disk = True
     supports = (
@@ -50,8 +51,12 @@ class Kvmtool(Hypervisor):
         Support(feature=Feature.NET_USER),
         Support(feature=Feature.NET_TAP),
         Support(feature=Feature.NET_MACVTAP),
-        Support(feature=Feature.VHOST),
+        Support(
+            feature=Feature.VHOST, available=False,
+            instead="leave out `tap.vhost`: the guest's MAC address would be lost; or use qemu",
+        ),
         Support(feature=Feature.VSOCK),
+        Support(feature=Feature.CREDENTIALS),
         Support(feature=Feature.PCI),
         Support(
             feature=Feature.ACCEL_TCG, available=False, instead="leave `accel` out, or use qemu"
@@ -60,10 +65,8 @@ class Kvmtool(Hypervisor):
         Support(
             feature=Feature.HUGE_PAGES, available=False, instead="use qemu or cloud-hypervisor"
         ),
-        Support(
-            feature=Feature.HOTPLUG, available=False,
-            instead="give the guest more `mem`, or use cloud-hypervisor or firecracker",
-        ),
+        Support(feature=Feature.HOTPLUG, available=False, instead=_NO_HOTPLUG),
+        Support(feature=Feature.HOTPLUGGED, available=False, instead=_NO_HOTPLUG),
         Support(feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE"),
         Support(feature=Feature.USER, available=False, instead="start it as that user"),
         Support(
@@ -78,22 +81,30 @@ class Kvmtool(Hypervisor):
         Support(feature=Feature.ROOT_SHARED, available=False, instead="use images, or qemu"),
         Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
         Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
-        Support(feature=Feature.FORWARD, available=False, instead="use a tap, or qemu"),
+        Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
+        Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
+        Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),
+        Support(feature=Feature.FORWARD_IPV6, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.USB, available=False, instead="use qemu"),
         Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
         Support(feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"),
-        Support(feature=Feature.MACHINED, available=False),
+        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its command line and its devices can't say."""
-        return [*_disk_problems(microvm), *_share_problems(microvm), *_other_problems(microvm)]
+        return [
+            *limits.kernel_for_9p(microvm), *_disk_problems(microvm), *_share_problems(microvm),
+            *_other_problems(microvm),
+        ]  # fmt: skip
 
-    def control(self, path: Path, *, program: str, timeout_s: float) -> Control:
+    def control(
+        self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
+    ) -> Control:
         """Return a handle on its IPC socket."""
         from microvm.hypervisors.kvmtool_control import KvmtoolControl
 
-        return KvmtoolControl(path, timeout_s=timeout_s)
+        return KvmtoolControl(path, timeout_s=timeout_s, mem_mib=mem_mib)
 
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
         """Return the command line of `lkvm run`."""
@@ -152,12 +163,16 @@ def _share_problems(vm: MicroVM) -> list[Problem]:
 
 def _other_problems(vm: MicroVM) -> list[Problem]:
     problems = []
+    if vm.vcpu > 1 and vm.system.kernel == "cloud":
+        message = f"{vm.vcpu} virtual CPUs; the cloud kernel finds one of kvmtool's (no MP table)"
+        hint = "leave system.kernel out, or say generic"
+        problems.append(Problem(where="vcpu", message=message, hint=hint))
     if vm.balloon and vm.deflate_on_oom:
         problems.append(
             Problem(
                 where="deflate_on_oom",
                 message="kvmtool's balloon does not give memory back when the guest runs out",
-                hint="set deflate_on_oom = false",
+                hint="leave it out",
             )
         )
     if sum(interface.type == "user" for interface in vm.interfaces) > 1:
@@ -181,26 +196,26 @@ class _Plan:
         self._runner = runner
         self._facts = facts
         self._vm = runner.microvm
-        self._modules = ["virtio_pci", "crc32c_generic", "overlay"]
-        self._opened: list[Opened] = []
 
     def plan(self) -> LaunchPlan:
         runner, facts, vm = self._runner, self._facts, self._vm
-        devices = [*self._disks(), *self._shares(), *self._interfaces(), *self._extras()]
+        credentials = resources.credential_disk(runner, facts)
+        vsock = ("vmw_vsock_virtio_transport",) if self._context() else ()
         line = kernel_line(
             runner, facts,
-            own=self._own_parameters(), modules=tuple(dict.fromkeys(self._modules)),
-            disks=1, job="tty:ttyS1",
+            own=self._own_parameters(),
+            modules=resources.modules(runner, "virtio_pci", *vsock),
+            disks=1, job="tty:ttyS1", credentials=credentials,
         )  # fmt: skip
         argv = (
-            facts.programs["lkvm"].path, "run",
+            facts.programs[PROGRAM].path, "run",
             "--name", "vm",
             "--cpus", str(vm.vcpu),
             "--mem", f"{vm.mem}M",
             "--console", "serial",
             "--nodefaults",
             "--rng",
-            *devices,
+            *self._disks(), *self._shares(), *self._interfaces(), *self._extras(),
             *vm.kvmtool.extra_args,
             "--kernel", resources.kernel(runner, facts),
             "--initrd", resources.initrd(runner, facts),
@@ -215,13 +230,14 @@ class _Plan:
             env={"HOME": "."},  # its socket lies below, at a path that is short enough
             files={BALLOON: "0\n", **self._power_files()},
             volumes=resources.volume_plans(runner),
+            credentials=credentials,
             taps=resources.taps(runner),
-            macvtaps=self._macvtaps(),
-            opened=tuple(self._opened),
+            macvtaps=resources.macvtaps(runner, facts),
+            opened=resources.opened(runner),
             directories=(".lkvm",),
             sockets=(control,),
             control=control,
-            watch=control,
+            watch=control if facts.watched else None,
             job=JobEnd(kind="terminal") if facts.job else None,
             layers=tuple(layer.uuid for layer in runner.system.layers),
             notes=self._notes(),
@@ -255,68 +271,40 @@ class _Plan:
         return tuple(words)
 
     def _disks(self) -> list[str]:
-        self._modules += ["virtio_blk", self._vm.store_disk_type]
         words = ["--disk", f"{self._facts.store_dir}/{self._runner.disk}/image,ro"]
-        for disk in resources.disks(self._runner, self._facts):
+        for disk in resources.disks_with_credentials(self._runner, self._facts):
             if disk.name.startswith("layer"):
-                continue
+                continue  # a partition of the first
             flags = (",ro" if disk.read_only else "") + (",direct" if disk.direct else "")
             words += ["--disk", f"{disk.path}{flags}"]
         return words
 
     def _shares(self) -> list[str]:
-        if self._vm.shares:
-            self._modules += ["9pnet_virtio", "9p"]
         return [
             word
             for share in self._vm.shares
-            for word in (
-                "--9p",
-                f"{resources.in_project(share.source, self._facts)},{share.tag}",
-            )
+            for word in ("--9p", f"{resources.in_project(share.source, self._facts)},{share.tag}")
         ]
 
     def _interfaces(self) -> list[str]:
-        if not self._vm.interfaces:
-            return ["--network", "mode=none"]
-        return [
-            word
-            for number, interface in enumerate(self._vm.interfaces, FIRST_DESCRIPTOR)
-            for word in ("--network", self._interface(number, interface))
-        ]
-
-    def _interface(self, number: int, interface: Interface) -> str:
-        address = f"guest_mac={self._mac(interface)}"
-        if interface.type == "user":
-            return f"mode=user,{address}"
-        kind: Literal["tap", "macvtap"] = "macvtap" if interface.type == "macvtap" else "tap"
-        self._opened.append(Opened(number=number, kind=kind, name=interface.id))
-        vhost = ",vhost=1" if interface.tap.vhost else ""
-        # A path for a name keeps it from attaching the descriptor anew (virtio_net__tap_create).
-        return f"mode=tap,tapif=/{interface.id},fd={number},{address}{vhost}"
-
-    def _mac(self, interface: Interface) -> str:
-        return interface.mac or mac(self._facts.machine_id, interface.id)
-
-    def _macvtaps(self) -> tuple[MacvtapPlan, ...]:
-        return tuple(
-            MacvtapPlan(
-                name=interface.id, link=interface.macvtap.link, mode=interface.macvtap.mode,
-                mac=self._mac(interface),
-            )
-            for interface in self._vm.interfaces
-            if interface.macvtap
-        )  # fmt: skip
+        words = []
+        numbers = {one.name: one.number for one in resources.opened(self._runner)}
+        for interface in self._vm.interfaces:
+            address = f"guest_mac={interface.mac or mac(self._facts.machine_id, interface.id)}"
+            if interface.type == "user":
+                words += ["--network", f"mode=user,{address}"]
+                continue
+            # A path for a name keeps it from attaching the descriptor anew
+            # (virtio_net__tap_create).
+            number = numbers[interface.id]
+            words += ["--network", f"mode=tap,tapif=/{interface.id},fd={number},{address}"]
+        return words or ["--network", "mode=none"]
 
     def _extras(self) -> list[str]:
-        vm, words = self._vm, []
-        if vm.balloon:
-            words.append("--balloon")
-            self._modules.append("virtio_balloon")
+        words = ["--balloon"] if self._vm.balloon else []
         if context := self._context():
             words += ["--vsock", str(context)]
-            self._modules.append("vmw_vsock_virtio_transport")
-        for device in vm.devices:
+        for device in self._vm.devices:
             words += ["--vfio-pci", device.path]
         if self._facts.job:
             words += ["--tty", "1"]

@@ -4,7 +4,6 @@ kvm-ipc.c: `struct kvm_ipc_head { u32 type; u32 len; }` and the payload. One req
 a client that stays keeps the others waiting.
 """
 
-import re
 import struct
 from pathlib import Path
 
@@ -14,17 +13,17 @@ from microvm.hypervisors.control import Ballooning, Control, Pausable
 from microvm.hypervisors.kvmtool import BALLOON, POWER_CID, POWER_KEY, POWER_PORT
 
 _BALLOON, _PAUSE, _RESUME, _STOP = 1, 4, 5, 6
-_SIZE = re.compile(r"\d+")
 
 
 class KvmtoolControl(Control, Ballooning, Pausable):
     """One kvmtool whose socket is `STATE/.lkvm/vm.sock`."""
 
-    def __init__(self, path: Path, *, timeout_s: float) -> None:
+    def __init__(self, path: Path, *, timeout_s: float, mem_mib: int) -> None:
         """Raise `ApiError` when nobody listens there."""
         self._path = path
         self._state_dir = path.parent.parent
         self._timeout_s = timeout_s
+        self._mem_mib = mem_mib
         if not self.alive():
             raise ApiError(f"could not reach kvmtool: nobody listens on {path}")
 
@@ -48,15 +47,17 @@ class KvmtoolControl(Control, Ballooning, Pausable):
         """Look whether its socket takes connections."""
         return stream.listens(self._path)
 
-    def set_memory(self, size_mib: int, *, mem_mib: int) -> None:
+    def set_memory(self, size_mib: int) -> None:
         """Take or give the difference: the protocol knows no absolute size."""
+        if not 0 < size_mib <= self._mem_mib:
+            raise ApiError(f"the guest can have 1 to {self._mem_mib} MiB, not {size_mib}")
         record = self._state_dir / BALLOON
         with files.lock(record.with_suffix(".lock")):
             try:
                 held = int(record.read_text())
             except (OSError, ValueError) as error:
                 raise ApiError(f"could not tell how much the balloon holds: {record}") from error
-            wanted = max(0, mem_mib - size_mib)
+            wanted = self._mem_mib - size_mib
             if wanted != held:
                 self._send(_BALLOON, struct.pack("i", wanted - held))
                 files.write_atomic(record, f"{wanted}\n", 0o600)

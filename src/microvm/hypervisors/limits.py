@@ -29,3 +29,15 @@ def hotplug(microvm: MicroVM) -> Iterator[Problem]:
             near = f"{size // step * step} or {(size // step + 1) * step}"
             message = f"{size} is no multiple of {step}"
             yield Problem(where=key, message=message, hint=f"say {near}")
+
+
+def kernel_for_9p(microvm: MicroVM) -> Iterator[Problem]:
+    """Refuse 9p with a kernel that has none."""
+    root = not microvm.store_on_disk and microvm.store_proto == "9p"
+    wanted = root or any(share.proto == "9p" for share in microvm.shares)
+    if wanted and microvm.system.kernel == "cloud":
+        yield Problem(
+            where="system.kernel",
+            message="the cloud kernel has no 9p, which a share needs",
+            hint='leave it out, say "generic", or use virtiofs where the hypervisor has it',
+        )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from microvm.errors import Problem
+from microvm.hypervisors.limits import kernel_for_9p
 from microvm.model.declaration import MicroVM
 
 MMIO_SLOTS = 24
@@ -12,7 +13,6 @@ PCI_SLOTS = 27
 CREDENTIAL_NAME = 28
 """Characters left of fw_cfg's 55 after `opt/io.systemd.credentials/` (docs/specs/fw_cfg.rst)."""
 
-_SHARE_9P = 'use virtiofs, or a kernel with 9p (system.kernel = "generic")'
 _OWN_PROPERTIES = {
     "type": "qemu.machine", "accel": "accel", "kernel": "system.kernel", "initrd": "initrd_path",
     "append": "kernel_params", "memory-backend": "hugepage_mem", "memory": "mem", "smp": "vcpu",
@@ -26,22 +26,21 @@ def limits(microvm: MicroVM) -> Iterator[Problem]:
     yield from _slots(microvm)
     yield from _machine(microvm)
     yield from _names(microvm)
+    yield from kernel_for_9p(microvm)
     yield from _shares_9p(microvm)
 
 
 def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
-    root = not microvm.store_on_disk and microvm.store_proto == "9p"
-    shares = [index for index, share in enumerate(microvm.shares) if share.proto == "9p"]
-    if (root or shares) and microvm.system.kernel == "cloud":
-        message = "the cloud kernel has no 9p, which a share needs"
-        yield Problem(where="system.kernel", message=message, hint=_SHARE_9P)
-    for index in shares if root else ():
-        yield Problem(
-            where=f"shares.{index}.proto",
-            message="qemu can't serve this share with the host's owners and the root's layers "
-            "with the guest's",
-            hint="use virtiofs for the share or for the layers (store_proto)",
-        )
+    if microvm.store_on_disk or microvm.store_proto != "9p":
+        return
+    for index, share in enumerate(microvm.shares):
+        if share.proto == "9p":
+            yield Problem(
+                where=f"shares.{index}.proto",
+                message="qemu can't serve this share with the host's owners and the root's layers "
+                "with the guest's",
+                hint="use virtiofs for the share or for the layers (store_proto)",
+            )
 
 
 def _slots(microvm: MicroVM) -> Iterator[Problem]:

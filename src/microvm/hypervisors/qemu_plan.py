@@ -255,7 +255,7 @@ class QemuPlan:
             self.device("virtio-serial")
             self.argv += ["-device", f"virtserialport,chardev=job,name={JOB_PORT}"]
         if vm.balloon:
-            oom = "on" if vm.deflate_on_oom else "off"
+            oom = "off" if vm.deflate_on_oom is False else "on"
             self.device("virtio-balloon", f"free-page-reporting=on,deflate-on-oom={oom}")
             self.modules.append("virtio_balloon")
         if vm.vsock.cid is not None:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from microvm.errors import ApiError, UnsupportedOperation
-from microvm.host import facts
+from microvm.host import process
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Ballooning, Control
@@ -16,8 +16,10 @@ def open_control(runner: Runner, state_dir: Path, *, timeout_s: float) -> Contro
     backend = hypervisor(runner.microvm.hypervisor)
     path = state_dir / (runner.microvm.socket or backend.control_socket)
     declared = backend.declared_program(runner.microvm)
-    program = facts.program(backend.program, declared, dry=True).path
-    return backend.control(path, timeout_s=timeout_s, program=program, mem_mib=runner.microvm.mem)
+    program = process.find_program(declared or backend.program) or ""
+    return backend.control(
+        path, timeout_s=timeout_s, program=str(program), mem_mib=runner.microvm.mem
+    )
 
 
 def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> str:

@@ -87,8 +87,9 @@ class MicroVM:
     """Let the host take memory back at run time."""
     initial_balloon_mem: Memory = 0
     """Memory in MiB that the balloon holds at start."""
-    deflate_on_oom: bool = True
-    """The balloon gives memory back when the guest runs out of it."""
+    deflate_on_oom: bool | None = None
+    """The balloon gives memory back when the guest runs out of it. Unset: where the hypervisor
+    can."""
     socket: HostPath | None = None
     """Control socket of the VMM; unset: one in the state directory."""
     user: HostAccount | None = None

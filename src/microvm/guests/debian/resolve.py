@@ -47,7 +47,9 @@ def kernel_flavour(microvm: MicroVM) -> str:
     needs_9p = any(share.proto == "9p" for share in microvm.shares) or (
         not microvm.store_on_disk and microvm.store_proto == "9p"
     )
-    return "generic" if needs_9p else "cloud"
+    # The cloud kernel has no MP table parser, the only way to kvmtool's further CPUs.
+    needs_mp_table = microvm.hypervisor == "kvmtool" and microvm.vcpu > 1
+    return "generic" if needs_9p or needs_mp_table else "cloud"
 
 
 def request(microvm: MicroVM, shared_packages: Sequence[str], project_dir: Path) -> str:
