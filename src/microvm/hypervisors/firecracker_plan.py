@@ -50,9 +50,9 @@ class FirecrackerPlan:
             "--id", runner.name,
             "--api-sock", control,
             "--config-file", CONFIG,
-            # By itself it would log to the guest's console, each port that it does not know.
+            # By itself it logs to the guest's console, and at `Warning` each port it does not know.
             "--log-path", LOG,
-            "--level", "Warning",
+            "--level", "Error",
         ]  # fmt: skip
         if self.pci:
             argv.append("--enable-pci")
@@ -134,9 +134,9 @@ class FirecrackerPlan:
     def _own_parameters(self) -> tuple[str, ...]:
         words = ["console=ttyS0", "reboot=k", "panic=-1"]
         if platform.machine() == "x86_64":
-            # The keyboard controller has no mouse and answers no probe, and only a reset through it
-            # ends the process: there is nothing to switch off.
-            words += ["i8042.noaux", "i8042.nomux", "i8042.nopnp", "i8042.dumbkbd"]
+            # The keyboard controller has no mouse and answers no probe; not `nopnp`: only ACPI tells
+            # of its interrupt. A reset through it ends the process, and nothing else does.
+            words += ["i8042.noaux", "i8042.nomux", "i8042.dumbkbd"]
             words.append("microvm.poweroff=reset")
         if not self.pci:
             words.append("pci=off")
