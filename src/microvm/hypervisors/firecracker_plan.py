@@ -134,8 +134,8 @@ class FirecrackerPlan:
     def _own_parameters(self) -> tuple[str, ...]:
         words = ["console=ttyS0", "reboot=k", "panic=-1"]
         if platform.machine() == "x86_64":
-            # The keyboard controller has no mouse and answers no probe; not `nopnp`: only ACPI tells
-            # of its interrupt. A reset through it ends the process, and nothing else does.
+            # The keyboard controller has no mouse and answers no probe; not `nopnp`: its
+            # interrupt is told by ACPI alone. Only a reset through it ends the process.
             words += ["i8042.noaux", "i8042.nomux", "i8042.dumbkbd"]
             words.append("microvm.poweroff=reset")
         if not self.pci:
