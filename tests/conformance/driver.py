@@ -1,7 +1,8 @@
 """Run one runner in the foreground, as `microvm run` does, where only a launcher is installed.
 
-`driver.py RUNNER STATE TIMEOUT [-- COMMAND...]`: with a command it is the guest's job, without one
-the guest is booted until it is up and shut down. Its exit status is the run's.
+`driver.py RUNNER STATE TIMEOUT [console | -- COMMAND...]`: with a command it is the guest's job,
+with `console` a person has the console; else the guest is booted until it is up and shut down.
+Its exit status is the run's.
 """
 
 import sys
@@ -17,14 +18,14 @@ def tell(text: str) -> None:
 
 def main() -> int:
     runner, state, timeout, *rest = sys.argv[1:]
+    job = tuple(rest[1:]) if rest[:1] == ["--"] else None
     options = Options(
-        job=tuple(rest[1:]) or None,
+        job=job,
         until_up=not rest,
         up_timeout_s=float(timeout),
-        timeout_s=float(timeout) + 60,
+        timeout_s=2 * float(timeout),
         say=tell,
     )
-    Path(state).mkdir(parents=True, exist_ok=True)
     try:
         outcome = foreground(
             Path(runner), state_dir=Path(state), project_dir=Path(state), options=options

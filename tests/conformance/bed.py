@@ -1,0 +1,107 @@
+"""The bed: a host guest of our own, with hardware virtualisation of its own, that runs commands."""
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+STORE = "/var/lib/microvm/store"
+WORK = "/work"
+PROGRAMS = "/opt/hypervisors"
+UP_S = 600
+QEMU = (10, 0)
+"""With older ones the inner kernels crash: their emulation of SVM is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command of the bed that has ended."""
+
+    status: int
+    output: str
+
+    def lines(self, word: str) -> list[str]:
+        """Return what follows a word in the lines that it starts."""
+        lines = self.output.splitlines()
+        return [line[len(word) + 1 :] for line in lines if line.split(" ", 1)[0] == word]
+
+
+class Bed:
+    """A running bed."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", work: Path, store: Path) -> None:
+        self._process = process
+        self._work = work
+        self._store = store
+        self._number = 0
+
+    def wait_until_serving(self, log: Path) -> None:
+        deadline = time.monotonic() + UP_S
+        while "serving" not in log.read_text():
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+
+    def inner(self, runner: Path) -> str:
+        """Return where a runner of the store is in the bed."""
+        return f"{STORE}/{runner.relative_to(self._store)}"
+
+    def __call__(self, command: str, *, timeout: float) -> Done:
+        """Run a shell command and wait for its end."""
+        self._number += 1
+        base = self._work / f"request-{self._number}"
+        text = f"export PATH={PROGRAMS}:$PATH PYTHONPYCACHEPREFIX=/run/pyc\n{command}\n"
+        base.with_suffix(".new").write_text(text)
+        base.with_suffix(".new").rename(base.with_suffix(".cmd"))
+        out, status = base.with_suffix(".out"), base.with_suffix(".status")
+        deadline = time.monotonic() + timeout
+        while not status.exists():
+            said = out.read_text(errors="replace") if out.exists() else ""
+            assert self._process.poll() is None, "the bed has ended"
+            assert time.monotonic() < deadline, f"{command}: {said}"
+            time.sleep(0.5)
+        return Done(int(status.read_text()), out.read_text(errors="replace"))
+
+
+def qemu() -> str | None:
+    """Return a QEMU that emulates SVM well enough."""
+    found = os.environ.get("MICROVM_TEST_QEMU") or shutil.which("qemu-system-x86_64")
+    if found is None:
+        return None
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    version = said.partition("version ")[2].split(" ")[0].split(".")
+    return found if tuple(map(int, version[:2])) >= QEMU else None
+
+
+def start(command: list[str], env: dict[str, str], work: Path, programs: Path, store: Path) -> Bed:
+    """Start the bed and wait until it takes commands."""
+    project = work.parent / "bed"
+    shutil.copytree(HERE / "bed", project)
+    for name in ("driver.py", "server.py", "typist.py", "inside.sh", "job.sh", "outside.sh"):
+        shutil.copy(HERE / name, work)
+    package = HERE.parents[1] / "src" / "microvm"
+    places = {
+        "package": (package, "/usr/lib/python3/dist-packages/microvm", True),
+        "store": (store, STORE, True),
+        "programs": (programs, PROGRAMS, True),
+        "work": (work, WORK, False),
+    }
+    shares = ",".join(
+        f'{{tag="{tag}",source="{source}",mount_point="{at}",read_only={str(fixed).lower()}}}'
+        for tag, (source, at, fixed) in places.items()
+    )
+    log = work.parent / "bed.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [
+                *command, "run", str(project), "--ephemeral", "--set", f"shares=[{shares}]",
+                "--set", f"qemu.program={qemu()}", "--", "python3", f"{WORK}/server.py", WORK,
+            ],
+            env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        )  # fmt: skip
+    bed = Bed(process, work, store)
+    bed.wait_until_serving(log)
+    return bed
