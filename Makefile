@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup run test check unit vm test-fresh bench bench-peers docs clean
+# The programs: $MICROVM_TEST_HYPERVISORS, $MICROVM_TEST_QEMU (QEMU 10), or PATH.
+.PHONY: help setup run test check unit vm test-nested test-fresh bench bench-peers docs clean
 
 help:
 	@echo 'make setup       install what is missing and make .venv'
@@ -12,6 +13,7 @@ help:
 	@echo 'make check       style, types, layers'
 	@echo 'make unit        the fast tests: no root, no guest'
 	@echo 'make vm          the tests that build and boot guests'
+	@echo 'make test-nested every hypervisor in a host guest of our own; writes docs/conformance.md'
 	@echo 'make test-fresh  make run and make test in fresh Debian 12 and 13 containers (root)'
 	@echo 'make bench       benchmarks against peers, into docs/performance.md'
 	@echo 'make bench-peers install the peers; those that are missing are not measured'
@@ -41,6 +43,9 @@ unit: setup
 
 vm: setup
 	$(PYTEST) tests/host tests/vm
+
+test-nested: setup
+	MICROVM_TEST_CONFORMANCE=1 $(PYTEST) tests/conformance
 
 test-fresh:
 	@sh tools/setup $(VENV) systemd-container

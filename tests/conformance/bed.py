@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 STORE = "/var/lib/microvm/store"
 WORK = "/work"
 PROGRAMS = "/opt/hypervisors"
-UP_S = 600
+UP_S = 900
 QEMU = (10, 0)
 """With older ones the inner kernels crash: their emulation of SVM is wrong."""
 
@@ -44,6 +44,14 @@ class Bed:
             assert self._process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
+
+    def stop(self) -> None:
+        """End it; what runs in it ends with it."""
+        self._process.terminate()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
     def inner(self, runner: Path) -> str:
         """Return where a runner of the store is in the bed."""
@@ -97,7 +105,7 @@ def start(command: list[str], env: dict[str, str], work: Path, programs: Path, s
     with log.open("wb") as out:
         process = subprocess.Popen(
             [
-                *command, "run", str(project), "--ephemeral", "--set", f"shares=[{shares}]",
+                *command, "run", str(project), "--ephemeral", "--boot-timeout", str(UP_S), "--set", f"shares=[{shares}]",
                 "--set", f"qemu.program={qemu()}", "--", "python3", f"{WORK}/server.py", WORK,
             ],
             env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,

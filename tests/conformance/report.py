@@ -14,8 +14,8 @@ HEAD = """<!-- Written by `make test-nested`. -->
 
 What the suite `tests/conformance` saw in real guests on the real programs, in a host guest of our own
 with nested virtualisation. `seen`: observed from inside the guest or on its host; `refused`: the check refuses
-it, with what to use instead ([Hypervisors](reference/hypervisors.md)); empty: not tried.
-"""  # noqa: E501
+it, with what to use instead ([Hypervisors](reference/hypervisors.md)); empty: not seen in this run.
+"""
 
 
 class Seen:
@@ -24,17 +24,18 @@ class Seen:
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, str]] = {}
         self.versions: dict[str, str] = {}
+        self.kernel = "of the release"
 
     def add(self, kind: str, what: str, word: str = "seen") -> None:
         self.rows.setdefault(what, {})[kind] = word
 
-    def page(self, kernel: str) -> str:
+    def page(self) -> str:
         """Return the page."""
         names = [hypervisor(kind).name for kind in HypervisorKind]
         names = [name for name in names if name in self.versions]
         today = datetime.datetime.now(datetime.UTC).date()
         heads = [f"{name} {self.versions[name]}" for name in names]
-        text = f"{HEAD}\n{today}, guests of Debian 13 on Linux {kernel}.\n\n"
+        text = f"{HEAD}\n{today}, guests of Debian 13 on Linux {self.kernel}.\n\n"
         text += f"| | {' | '.join(heads)} |\n|---|{'---|' * len(names)}\n"
         for what, cells in self.rows.items():
             text += f"| {what} | {' | '.join(_cell(cells, name) for name in names)} |\n"

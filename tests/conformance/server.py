@@ -12,7 +12,8 @@ from pathlib import Path
 def main() -> None:
     requests = Path(sys.argv[1])
     running: dict[Path, subprocess.Popen[bytes]] = {}
-    print("serving", flush=True)
+    sys.stdout.write("serving\n")
+    sys.stdout.flush()
     while True:
         for request in sorted(requests.glob("*.cmd")):
             taken = request.rename(request.with_suffix(".taken"))
