@@ -6,6 +6,7 @@ it is meant, write them anew with `MICROVM_UPDATE_GOLDEN=1 pytest tests/golden`.
 """
 
 import os
+from dataclasses import replace
 import platform
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def plan_of():
     def plan(vm, program, known):
         known = dict(known)
         backend = hypervisor(vm.hypervisor)
+        system = replace(SYSTEM, kernel_params=known.pop("guests_params", SYSTEM.kernel_params))
         facts = Facts(**{
             "accelerator": Accelerator(kind="kvm", reason="tried out on this host"),
             "state_dir": "/state", "project_dir": "/project", "store_dir": "/store",
@@ -45,7 +47,7 @@ def plan_of():
         assert backend.check(vm, facts) == []
         vmlinux = "0v-vmlinux" if backend.boots_vmlinux else None
         disk = "0d-disk" if backend.one_disk else None
-        runner = Runner(schema=1, name="vm", microvm=vm, system=SYSTEM, vmlinux=vmlinux, disk=disk)
+        runner = Runner(schema=1, name="vm", microvm=vm, system=system, vmlinux=vmlinux, disk=disk)
         return backend.plan(runner, facts)
 
     return plan

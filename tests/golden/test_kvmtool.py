@@ -69,3 +69,12 @@ def test_the_command_line_is_this_one(name, plan_of, written_down):
 
 def test_every_file_belongs_to_a_case():
     assert {path.name for path in PLACE.iterdir()} == {f"{name}.txt" for name in CASES}
+
+
+def test_a_job_has_its_serial_line_whatever_the_guest_says(plan_of):
+    """Seen in a guest: the kernel takes the last of these, and ttyS1 was missing."""
+    program = Program(path="/usr/bin/lkvm", version=(3, 18, 0))
+    known = {"watched": True, "job": True, "guests_params": ("quiet", "8250.nr_uarts=1")}
+    argv = plan_of(vm(), program, known).argv
+    line = argv[argv.index("--params") + 1].split()
+    assert [word for word in line if word.startswith("8250.nr_uarts=")][-1] == "8250.nr_uarts=2"

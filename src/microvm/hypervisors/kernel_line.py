@@ -22,12 +22,13 @@ def kernel_line(
     disks: int,
     job: str | None,
     credentials: CredentialDisk | None = None,
+    late: tuple[str, ...] = (),
 ) -> str:
     """Return the kernel command line.
 
     `own`: the hypervisor's parameters. `disks`: disks before the first volume, for those that are
     found by position. `job`: the job stream as the guest names it. `credentials`: the disk that
-    has them.
+    has them. `late`: the hypervisor's parameters that win over the guest's.
     """
     microvm = runner.microvm
     words = [
@@ -53,7 +54,7 @@ def kernel_line(
     if facts.terminal:
         rows, columns, term = facts.terminal
         words.append(f"microvm.tty={rows}x{columns},{term}")
-    line = " ".join((*words, *runner.system.kernel_params, *microvm.kernel_params))
+    line = " ".join((*words, *runner.system.kernel_params, *late, *microvm.kernel_params))
     if len(line) > LIMIT:
         message = f"the kernel command line has {len(line)} bytes, the kernel takes {LIMIT}"
         raise SpecError([Problem(where="kernel_params", message=message)])

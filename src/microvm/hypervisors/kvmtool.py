@@ -24,7 +24,7 @@ DISKS = 4
 BALLOON = ".lkvm/balloon"
 """MiB in the balloon: its protocol only knows more and less."""
 OWN_PARAMETERS = (
-    "noapic", "noacpi", "pci=conf1", "i8042.direct=1", "i8042.dumbkbd=1", "i8042.nopnp=1",
+    "noapic", "acpi=off", "pci=conf1", "i8042.direct=1", "i8042.dumbkbd=1", "i8042.nopnp=1",
     "i8042.noaux=1", "console=ttyS0", "reboot=k", "panic=-1", "microvm.poweroff=reset",
 )  # fmt: skip
 """What kvmtool says by itself (x86/kvm.c) less the early console, and that only a reset ends it."""
@@ -206,6 +206,8 @@ class _Plan:
             own=self._own_parameters(),
             modules=resources.modules(runner, "virtio_pci", *vsock),
             disks=1, job="tty:ttyS1", credentials=credentials,
+            # The guest has one serial line unless told otherwise later.
+            late=("8250.nr_uarts=2",) if facts.job else (),
         )  # fmt: skip
         argv = (
             facts.programs[PROGRAM].path, "run",
@@ -266,8 +268,6 @@ class _Plan:
         if self._facts.vhost_vsock:
             digest = hashlib.sha256(self._facts.secret.encode()).hexdigest()
             words.append(f"microvm.power=vsock:{POWER_PORT}:{digest}")
-        if self._facts.job:
-            words.append("8250.nr_uarts=2")
         return tuple(words)
 
     def _disks(self) -> list[str]:
