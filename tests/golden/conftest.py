@@ -6,8 +6,8 @@ it is meant, write them anew with `MICROVM_UPDATE_GOLDEN=1 pytest tests/golden`.
 """
 
 import os
-from dataclasses import replace
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
