@@ -175,11 +175,13 @@ class QemuPlan:
     def _disk(self, disk: Disk) -> None:
         cache = "" if disk.direct is None else f",cache.direct={'on' if disk.direct else 'off'}"
         driver = "host_device" if names_device(disk.path) else "file"
+        # The store's images never change; cloud-hypervisor's lock on one would keep qemu from it.
+        locking = ",file.locking=off" if disk.name.startswith("layer") else ""
         self.argv += [
             "-drive",
             f"if=none,id={disk.name},format=raw,file.driver={driver},"
             f"file.filename={escape(disk.path)},read-only={'on' if disk.read_only else 'off'},"
-            f"discard=unmap{cache}",
+            f"discard=unmap{cache}{locking}",
         ]
         serial = f",serial={disk.serial}" if disk.serial else ""
         self.device("virtio-blk", f"drive={disk.name}{serial}")
