@@ -1,0 +1,82 @@
+"""A session with a VMM that is a program of the test's: it has a console, and a control socket."""
+
+import sys
+import textwrap
+
+import pytest
+
+from microvm.launch.session import Goal, Session
+from microvm.model.plan import LaunchPlan
+
+VMM = """
+import os, socket, sys, time
+def say(text): os.write(1, text.encode())
+def served(times):
+    "Answer requests with 204; return after so many of them."
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("api.sock")
+    listener.listen(8)
+    while times:
+        connection, _ = listener.accept()
+        with connection:
+            if not connection.recv(1, socket.MSG_PEEK):
+                continue
+            data = b""
+            while b"\\r\\n\\r\\n" not in data:
+                data += connection.recv(4096)
+            if b"Content-Length" in data:
+                while not data.endswith(b"}"):
+                    data += connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 204 \\r\\n\\r\\n")
+            times -= 1
+UP, OFF = "\\x1b]6977;up\\x07", "\\x1b]6977;ending;poweroff\\x07"
+"""
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def outcome(tmp_path):
+    """Run a session with a VMM that does this, and return how it ended."""
+
+    def run(code, kind="firecracker", **goal):
+        plan = LaunchPlan(
+            name="vm", hypervisor=kind, process_name=None, control="api.sock", watch="api.sock",
+            argv=(sys.executable, "-c", VMM + textwrap.dedent(code)),
+        )  # fmt: skip
+        goal = Goal(**{
+            "job": None, "directory": "", "until_up": False, "interactive": False,
+            "up_timeout_s": 15.0, "whole": None, "say": lambda text: None, **goal,
+        })  # fmt: skip
+        return Session(plan, tmp_path, goal).run([])
+
+    return run
+
+
+def test_a_vmm_that_outlives_a_panic_is_ended(outcome):
+    ended = outcome(r"""
+        say("[    1.000000] Kernel panic - not syncing: no init\r\n")
+        time.sleep(60)
+    """)
+    assert ended.exit_code == 1
+    assert ended.reason == "the guest's kernel panicked: no init"
+    assert "no init" in ended.console
+
+
+def test_a_guest_that_reboots_is_told_from_one_that_powers_off(outcome):
+    assert outcome("say(UP + OFF)").reason == "the guest powered off"
+    assert outcome("say(UP + OFF.replace('poweroff', 'reboot'))") is None
+
+
+@pytest.mark.parametrize("kind", ["firecracker", "cloud-hypervisor"])
+def test_a_guest_that_listens_late_is_asked_again(kind, outcome, tmp_path):
+    ended = outcome("say(UP); served(3); open('heard', 'x'); say(OFF)", kind, until_up=True)
+    assert ended.exit_code == 0
+    assert (tmp_path / "heard").exists()
+
+
+def test_the_log_of_a_vmm_that_ends_at_once_is_shown(outcome):
+    ended = outcome("sys.stderr.write('no such kernel'); sys.exit(148)")
+    assert ended.exit_code == 1
+    assert ended.reason == "the VMM ended with status 148"
+    assert "no such kernel" in ended.console
