@@ -163,6 +163,12 @@ def test_virtiofsd_is_told_by_its_words_not_by_its_file(script, version, flavour
     assert (found.version, found.flavour) == (version, flavour)
 
 
+def test_a_missing_program_that_debian_lacks_is_not_said_to_be_a_package():
+    with pytest.raises(HostError, match="/nosuch/firecracker is missing") as failure:
+        facts.program("firecracker", "/nosuch/firecracker", dry=True)
+    assert "apt install" not in failure.value.hint
+
+
 def test_a_missing_program_is_named_with_its_package():
     with pytest.raises(HostError, match="/nosuch/qemu is missing") as failure:
         facts.program("qemu-system-x86_64", "/nosuch/qemu", dry=True)

@@ -27,6 +27,7 @@ _PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
 }
+_UNPACKAGED = ("cloud-hypervisor", "firecracker", "crosvm", "lkvm")
 
 
 def cache_dir() -> Path:
@@ -48,10 +49,10 @@ def program(
     """
     path = process.find_program(declared or name, places)
     if path is None:
-        package = _PACKAGES.get(name, name)
-        raise HostError(
-            f"the program {declared or name} is missing", hint=f"install it: apt install {package}"
-        )
+        hint = f"install it: apt install {_PACKAGES.get(name, name)}"
+        if name in _UNPACKAGED:
+            hint = "Debian has no package of it: put it on PATH, or say where it is (`program`)"
+        raise HostError(f"the program {declared or name} is missing", hint=hint)
     info = path.stat()
     key = f"{name}:{path}:{info.st_size}:{info.st_mtime_ns}"
     record = cache_dir() / "programs.json"
