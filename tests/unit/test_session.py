@@ -68,6 +68,26 @@ def test_a_guest_that_reboots_is_told_from_one_that_powers_off(outcome):
     assert outcome("say(UP + OFF.replace('poweroff', 'reboot'))") is None
 
 
+def test_a_guest_that_shuts_down_is_asked_no_more(outcome, tmp_path):
+    code = """
+        say(UP)
+        served(1)
+        say("\\x1b]6977;stopping\\x07")
+        listener = socket.socket(socket.AF_UNIX)
+        os.unlink("api.sock")
+        listener.bind("api.sock")
+        listener.listen(8)
+        listener.settimeout(5)
+        try:
+            listener.accept()
+        except TimeoutError:
+            open("left alone", "x")
+        say(OFF)
+    """
+    assert outcome(code, until_up=True).exit_code == 0
+    assert (tmp_path / "left alone").exists()
+
+
 @pytest.mark.parametrize("kind", ["firecracker", "cloud-hypervisor"])
 def test_a_guest_that_listens_late_is_asked_again(kind, outcome, tmp_path):
     ended = outcome("say(UP); served(3); open('heard', 'x'); say(OFF)", kind, until_up=True)

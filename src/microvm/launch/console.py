@@ -23,6 +23,8 @@ class Console:
     """Why the guest can't go on."""
     panic: str | None = None
     """Why the kernel panicked, as it said itself (kernel/panic.c); stack traces may follow."""
+    stopping: bool = False
+    """The guest has begun to shut down."""
     ending: str | None = None
     """How the guest's system is about to end: `poweroff`, `reboot` or `halt`."""
     _pending: bytes = b""
@@ -61,6 +63,8 @@ class Console:
             self.up = True
         elif kind == "failed":
             self.failed = rest
+        elif kind == "stopping":
+            self.stopping = True
         elif kind == "ending":
             self.ending = rest
 

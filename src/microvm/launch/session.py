@@ -23,9 +23,8 @@ UP_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 90.0
 """As long as systemd gives a guest's service to stop."""
 SECOND_TRY_S = 3.0
-"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del, once:
-late in a shutdown the kernel takes that for a reset. The button is pressed again: a guest that
-boots does not hear it."""
+"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del, then
+is pressed again, until the guest says that it stops: one that boots listens to nothing yet."""
 HELPER_GRACE_S = 2.0
 """A helper ends when its VMM does; one that the VMM outlives by this much has failed."""
 PANIC_GRACE_S = 3.0
@@ -340,7 +339,7 @@ class Session:
         elif self._next_try.expired:
             self._next_try = Deadline(SECOND_TRY_S)
             again, self._pressed = self._pressed, True
-            if not (self._job and self._job.ended):
+            if not (self._console.stopping or (self._job and self._job.ended)):
                 self._press(power_button=again)
 
     def _panic(self) -> str:

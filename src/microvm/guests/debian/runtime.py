@@ -40,10 +40,14 @@ KERNEL_PARAMS = (
 """Kernel parameters that make a guest quick on every hypervisor."""
 
 LIBRARY = "/usr/lib/microvm"
-_SCRIPTS = ("greet", "console", "job", "job-agent", "ssh-keys", "power-button", "power-stream")
+_SCRIPTS = (
+    "greet", "console", "job", "job-agent", "ssh-keys", "power-button", "power-stream",
+    "stopping",
+)  # fmt: skip
 _UNITS = (
     "microvm-greeting.service", "microvm-console.service", "microvm-job.service",
     "microvm-online.service", "microvm-power.service", "microvm-power-stream.service",
+    "microvm-stopping.service",
 )  # fmt: skip
 _STARTED = (
     "microvm-console.service", "microvm-job.service", "microvm-power.service",
@@ -192,6 +196,9 @@ def contents(
     files["/usr/lib/systemd/system-shutdown/microvm"] = ((data / "ending").read_bytes(), 0o755)
     for unit in units:
         files[f"/etc/systemd/system/{unit}"] = ((data / unit).read_bytes(), 0o644)
+    links["/etc/systemd/system/shutdown.target.wants/microvm-stopping.service"] = (
+        "../microvm-stopping.service"
+    )
     for unit in started:
         links[f"/etc/systemd/system/sysinit.target.wants/{unit}"] = f"../{unit}"
     if "dbus" not in installed:
