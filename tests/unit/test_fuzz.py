@@ -65,7 +65,7 @@ KEYS = {
     "-name": {"guest"}, "-accel": {"", "thread"}, "-chardev": {"", "id", "signal", "path", "server", "wait"},
     "-sandbox": {"", "obsolete", "elevateprivileges", "spawn", "resourcecontrol"}, "-qmp": {"path", "server", "wait"},
     "-object": {"", "id", "size", "share", "hugetlb"}, "-fw_cfg": {"name", "file"},
-    "-drive": {"if", "id", "format", "file.driver", "file.filename", "read-only", "discard", "cache.direct"},
+    "-drive": {"if", "id", "format", "file.driver", "file.filename", "file.locking", "read-only", "discard", "cache.direct"},
     "-fsdev": {"", "id", "path", "security_model", "multidevs", "readonly"},
     "-netdev": {"", "id", "hostfwd", "ifname", "script", "downscript", "vhost"},
     "-machine": {

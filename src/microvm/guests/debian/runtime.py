@@ -93,6 +93,13 @@ it needs."""
 
 _JOURNAL = "[Journal]\nForwardToConsole=no\nSystemMaxUse=64M\n"
 
+_MANAGER = """\
+[Manager]
+DefaultTimeoutStopSec=10s
+CtrlAltDelBurstAction=none
+"""
+"""A host that asks often for a shutdown by Ctrl-Alt-Del does not mean a reset."""
+
 _NETWORK = """\
 [Match]
 Type=ether
@@ -237,7 +244,7 @@ def _settings(name: str, microvm: MicroVM, description: str) -> dict[str, tuple[
         "/etc/machine-id": "",
         "/etc/systemd/network/80-microvm.network": _NETWORK,
         "/etc/systemd/journald.conf.d/microvm.conf": _JOURNAL,
-        "/etc/systemd/system.conf.d/microvm.conf": "[Manager]\nDefaultTimeoutStopSec=10s\n",
+        "/etc/systemd/system.conf.d/microvm.conf": _MANAGER,
     }
     for unit in _AFTER_GREETING:
         texts[f"/etc/systemd/system/{unit}.d/microvm.conf"] = (
