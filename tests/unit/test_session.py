@@ -46,7 +46,7 @@ def outcome(tmp_path):
         )  # fmt: skip
         goal = Goal(**{
             "job": None, "directory": "", "until_up": False, "interactive": False,
-            "up_timeout_s": 15.0, "whole": None, "say": lambda text: None, **goal,
+            "up_timeout_s": 15.0, "stop_timeout_s": 15.0, "whole": None, "say": lambda text: None, **goal,
         })  # fmt: skip
         return Session(plan, tmp_path, goal).run([])
 
