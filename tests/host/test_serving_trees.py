@@ -26,7 +26,8 @@ from microvm.launch import starting
 from microvm.model.plan import LaunchPlan
 
 plan = LaunchPlan(
-    name="box", process_name="microvm@box", argv=("/bin/sleep", "600"), trees=(sys.argv[1],)
+    name="box", hypervisor="qemu", process_name="microvm@box", argv=("/bin/sleep", "600"),
+    trees=(sys.argv[1],),
 )
 with starting.vmm(plan, Path.cwd(), console=0, held=()) as running:
     print(running.pid, flush=True)
