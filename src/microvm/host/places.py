@@ -1,4 +1,4 @@
-"""Where a user's own files lie."""
+"""Where a user's own files lie, and programs that the store holds."""
 
 import os
 import pwd
@@ -20,6 +20,11 @@ def user_directory(variable: str, below_home: str) -> Path:
             hint=f"set HOME, or {variable}, to a directory that this user may write",
         )
     return Path(home) / below_home
+
+
+def programs(store: Path, name: str) -> Path:
+    """Return the directory where a store has that program, if it was installed there."""
+    return store / ".programs" / name / "bin"
 
 
 def _home_of_account() -> str:
