@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import platform
 import re
 import signal
@@ -186,6 +187,17 @@ def test_path_comes_before_the_store(store, server, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{own.parent}:{PATHS}")
     found = next(f for f in find_hypervisors(store.path) if f.hypervisor == "firecracker")
     assert (found.path, found.version, found.place) == (str(own), "1.2.3", "PATH")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_another_user_put_there_is_not_run(store, server):
+    install(store, server)
+    link = store.path / ".programs/firecracker"
+    for path in (link.parent, link, link / "bin"):
+        for owner, place in ((65534, None), (0, "store")):
+            os.chown(path, owner, owner, follow_symlinks=False)
+            found = next(f for f in find_hypervisors(store.path) if f.hypervisor == "firecracker")
+            assert found.place == place
 
 
 def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):

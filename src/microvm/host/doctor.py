@@ -176,19 +176,19 @@ def _virtiofsd() -> Iterator[Finding]:
 
 def _others(store: Path) -> Iterator[Finding]:
     for name in _VMMS:
-        installed = places.programs(store, name)
-        path = process.find_program(name, [installed])
+        installed = places.installed(store, name)
+        path = process.find_program(name, installed)
         if path is None:
             mend = f"microvm hypervisors install {name}" if name in _RELEASED else None
             yield Finding(topic=name, state="lacking", text="not installed", mend=mend)
             continue
         try:
-            version = facts.program(name, None, (str(installed),)).version
+            version = facts.program(name, None, installed).version
         except MicroVMError as error:
             yield Finding(topic=name, state="lacking", text=error.message)
             continue
         said = ".".join(map(str, version)) or "a version that it does not tell"
-        whose = " (in the store)" if path.parent == installed else ""
+        whose = " (in the store)" if str(path.parent) in installed else ""
         yield Finding(topic=name, state="good", text=f"{said} at {path}{whose}")
 
 

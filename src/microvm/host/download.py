@@ -20,7 +20,7 @@ TIMEOUT_S = 3600.0
 LARGEST = 512 << 20
 """Bytes; what is larger is no program of a hypervisor, whatever it is."""
 
-_AGAIN = "run the same command again, or name another server"
+_AGAIN = "run the same command again, or name another server (`--mirror`)"
 _HANDLERS = (
     urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
     urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPRedirectHandler,

@@ -27,6 +27,21 @@ def programs(store: Path, name: str) -> Path:
     return store / ".programs" / name / "bin"
 
 
+def installed(store: Path, name: str) -> tuple[str, ...]:
+    """Return the directories to look for a program in after PATH, as a store has it installed.
+
+    None where it is somebody else's, who could have put anything there: what root runs must not
+    depend on what another user did in the directory that a runner was copied to.
+    """
+    directory = programs(store, name)
+    try:
+        owners = {path.lstat().st_uid for path in directory.parents[:2]}
+        owners.add(directory.stat().st_uid)
+    except OSError:
+        return ()
+    return (str(directory),) if owners <= {0, os.geteuid()} else ()
+
+
 def _home_of_account() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir

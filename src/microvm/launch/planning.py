@@ -56,7 +56,7 @@ def gather(
     microvm = runner.microvm
     store_dir = runner_dir.resolve().parent
     backend = hypervisor(microvm.hypervisor)
-    installed = (str(places.programs(store_dir, backend.program)),)
+    installed = places.installed(store_dir, backend.program)
     declared = backend.declared_program(microvm)
     vmm = host_facts.program(backend.program, declared, installed, dry=dry)
     programs: dict[str, Program] = {backend.program: vmm}

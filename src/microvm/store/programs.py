@@ -241,16 +241,16 @@ def find_hypervisors(store: Path | None = None) -> list[ProgramPlace]:
 
 def _find(name: str, store: Path) -> ProgramPlace:
     program = _program(name)
-    ours = places.programs(store, program)
-    path = process.find_program(program, [ours])
+    ours = places.installed(store, program)
+    path = process.find_program(program, ours)
     if path is None:
         return ProgramPlace(hypervisor=name, program=program, path=None, version=None, place=None)
     version = problem = None
     try:
-        version = ".".join(map(str, facts.program(program, None, (str(ours),)).version)) or None
+        version = ".".join(map(str, facts.program(program, None, ours).version)) or None
     except MicroVMError as error:
         problem = error.message
     return ProgramPlace(
         hypervisor=name, program=program, path=str(path), version=version,
-        place="store" if path.parent == ours else "PATH", problem=problem,
+        place="store" if str(path.parent) in ours else "PATH", problem=problem,
     )  # fmt: skip
