@@ -169,6 +169,16 @@ def test_the_collector_keeps_it_until_it_is_removed(store, server):
     assert install(store, server).fetched
 
 
+def test_other_users_can_run_it_whatever_the_umask(store, server):
+    before = os.umask(0o077)
+    try:
+        program = Path(install(store, server).program)
+    finally:
+        os.umask(before)
+    for path in (program, program.parent, program.parents[1], program.parents[2]):
+        assert path.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_later_release_takes_the_place_of_an_earlier_one(store, server):
     old = install(store, server)
     data = archive(firecracker=SCRIPT + b"#", jailer=SCRIPT)

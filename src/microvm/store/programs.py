@@ -202,9 +202,9 @@ def _unpack(release: Release, program: str, url: str, directory: Path, progress:
                 f"{url} is not laid out as its release should be: {error}"
             ) from error
         archive.unlink()
-    for name in names:
-        (directory / "bin" / name).chmod(0o755)
-    (directory / "bin").chmod(0o755)  # whatever the umask
+    # Other users may run them, whatever the umask.
+    for path in (directory, directory / "bin", *(directory / "bin" / name for name in names)):
+        path.chmod(0o755)
     write_checksums(directory, *(f"bin/{name}" for name in names))
 
 
