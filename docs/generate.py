@@ -1,5 +1,6 @@
 """Write the reference pages from the code; with `--check`, fail where they are not current."""
 
+import argparse
 import inspect
 import re
 import sys
@@ -87,6 +88,10 @@ def command_line() -> str:
     text = f"{HEAD}# Command line\n\n```text\n{top.format_help()}```\n"
     for verb in VERBS:
         text += f"\n## microvm {verb}\n\n```text\n{subs.choices[verb].format_help()}```\n"
+        for action in subs.choices[verb]._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, sub in action.choices.items():
+                    text += f"\n### microvm {verb} {name}\n\n```text\n{sub.format_help()}```\n"
     return text
 
 

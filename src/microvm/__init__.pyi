@@ -59,5 +59,11 @@ from microvm.projects.project import Project as Project
 from microvm.projects.project import load as load
 from microvm.projects.schema import schema as schema
 from microvm.store import Store as Store
+from microvm.store.programs import Installed as Installed
+from microvm.store.programs import ProgramPlace as ProgramPlace
+from microvm.store.programs import Release as Release
+from microvm.store.programs import find_hypervisors as find_hypervisors
+from microvm.store.programs import install_hypervisor as install_hypervisor
+from microvm.store.programs import remove_hypervisor as remove_hypervisor
 
 __version__: str

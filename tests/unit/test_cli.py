@@ -203,9 +203,11 @@ def test_a_store_that_cannot_be_made_is_one_message(cli):
 
 
 def test_hypervisors_shows_who_can_do_what(cli):
-    table = json.loads(cli("hypervisors", "--json").stdout)
+    said = json.loads(cli("hypervisors", "--json").stdout)
+    table, programs = said["features"], said["programs"]
     assert all(set(row) >= {"qemu", "firecracker"} for row in table.values())
-    assert len(cli("hypervisors").stdout.splitlines()) == len(table) + 1
+    assert {each["hypervisor"] for each in programs} == {*next(iter(table.values()))}
+    assert len(cli("hypervisors").stdout.splitlines()) == len(programs) + 2 + len(table)
 
 
 def test_doctor_tells_each_lack_with_what_mends_it(cli):

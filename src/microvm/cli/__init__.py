@@ -22,7 +22,7 @@ VERBS = {
     "build": "build a runner and print its path",
     "run": "build and run in the foreground, or run one command",
     "store": "list, verify and clean the build results",
-    "hypervisors": "show what each hypervisor can do",
+    "hypervisors": "show what each hypervisor can do, or install its program",
     "doctor": "explain what this host can do, and how to mend what it lacks",
     "completion": "print a completion script for bash, zsh or fish",
 }

@@ -1,33 +1,120 @@
 """`microvm hypervisors`."""
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from dataclasses import asdict
+from typing import Any
 
-from microvm.hypervisors import hypervisor
-from microvm.hypervisors.features import Feature
-from microvm.model.declaration import HypervisorKind
+import microvm
+from microvm.cli import progress, project_options
+
+_EPILOG = """\
+examples:
+  microvm hypervisors                          # who can do what, and where each program is
+  microvm hypervisors install firecracker
+  microvm hypervisors install cloud-hypervisor --mirror https://mirror.example/github
+  microvm hypervisors remove firecracker && microvm store gc
+"""
+_INSTALL = """\
+Download the official static release of a hypervisor, check its SHA-256, which this version of
+microvm knows, and put it into the store, where programs are looked for after PATH. For
+hypervisors that publish no release, tell what to do instead.
+
+Proxies are taken from http_proxy and https_proxy.
+"""
+_REMOVE = """\
+Forget an installed hypervisor: `microvm store gc` then deletes it. What runs goes on.
+"""
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what the command accepts."""
+    parser.epilog = _EPILOG
+    project_options.add_store(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    verbs = parser.add_subparsers(dest="action", metavar="ACTION")
+    for verb, text, more in (
+        ("install", "fetch a hypervisor's official release into the store", _INSTALL),
+        ("remove", "take an installed hypervisor away again", _REMOVE),
+    ):
+        sub = verbs.add_parser(
+            verb, help=text, description=more, formatter_class=RawDescriptionHelpFormatter
+        )
+        name: Any = sub.add_argument("name", metavar="NAME", help="name of the hypervisor")
+        name.words = project_options.hypervisors
+        project_options.add_store(sub)
+        sub.add_argument("--json", action="store_true", default=SUPPRESS, help="print JSON")
+        if verb == "install":
+            sub.add_argument(
+                "--mirror",
+                metavar="URL",
+                default="https://github.com",
+                help="server with the same paths as %(default)s, which is the default",
+            )
 
 
 def main(args: Namespace) -> int:
-    """Print who can do what."""
+    """Carry out one action, or print who can do what."""
+    if args.action is None:
+        return _show(args)  # that makes no store
+    action = {"install": _install, "remove": _remove}[args.action]
+    return action(project_options.store_of(args), args)
+
+
+def _install(store: "microvm.Store", args: Namespace) -> int:
+    with progress.shown(progress.Steps()) as report:
+        done = microvm.install_hypervisor(args.name, store, mirror=args.mirror, progress=report)
+        for found in microvm.find_hypervisors(store.path):
+            if found.hypervisor == args.name and found.place == "PATH":
+                text = f"{found.path} is on PATH and comes first"
+                report(microvm.Event(step=args.name, detail=text, note=True))
+    if args.json:
+        print(json.dumps(asdict(done), indent=1))
+    else:
+        verb = "installed" if done.fetched else "already there:"
+        print(f"{verb} {done.hypervisor} {done.version}: {done.program}")
+    return 0
+
+
+def _remove(store: "microvm.Store", args: Namespace) -> int:
+    microvm.remove_hypervisor(args.name, store)
+    if args.json:
+        print(json.dumps({"hypervisor": args.name}))
+    else:
+        print(f"removed {args.name}; microvm store gc frees its space")
+    return 0
+
+
+def _show(args: Namespace) -> int:
+    from microvm.hypervisors import hypervisor
+    from microvm.hypervisors.features import Feature
+    from microvm.model.declaration import HypervisorKind
+
     table = {
         feature.value: {
             kind.value: hypervisor(kind).support(feature).available for kind in HypervisorKind
         }
         for feature in Feature
     }
+    programs = microvm.find_hypervisors(args.store)
     if args.json:
-        print(json.dumps(table, indent=1))
+        plain = {"programs": [asdict(found) for found in programs], "features": table}
+        print(json.dumps(plain, indent=1))
         return 0
+    for found in programs:
+        print(_place(found))
     kinds = [kind.value for kind in HypervisorKind]
     width = max(map(len, table))
-    print(f"{'':{width}}  " + "  ".join(kinds))
+    print(f"\n{'':{width}}  " + "  ".join(kinds))
     for feature, row in table.items():
         cells = (("yes" if row[kind] else "-").ljust(len(kind)) for kind in kinds)
         print(f"{feature:{width}}  " + "  ".join(cells).rstrip())
     return 0
+
+
+def _place(found: "microvm.ProgramPlace") -> str:
+    head = f"{found.hypervisor:16}  "
+    if found.path is None:
+        return f"{head}{found.program} is missing: microvm hypervisors install {found.hypervisor}"
+    said = found.problem or found.version or "tells no version"
+    return f"{head}{said}, {found.path} ({found.place})"

@@ -38,10 +38,10 @@ def add_project(parser: ArgumentParser, *, overrides: bool = True) -> None:
             metavar="NAME",
             help="run on this hypervisor instead of the declared one",
         )
-        hypervisor.words = _hypervisors
+        hypervisor.words = hypervisors
 
 
-def _hypervisors() -> list[str]:
+def hypervisors() -> list[str]:
     """Return the words for completion; the model is not loaded before somebody asks."""
     from microvm.model.declaration import HypervisorKind
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from microvm.errors import MicroVMError
-from microvm.host import facts, namespace, process
+from microvm.host import facts, namespace, places, process
 
 LOW_SPACE = 2 << 30
 
@@ -40,13 +40,14 @@ _PROGRAMS = (
 )
 _QEMU_PACKAGES = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 _VMMS = ("cloud-hypervisor", "firecracker", "crosvm", "lkvm")
+_RELEASED = ("cloud-hypervisor", "firecracker")
 
 
 def examine(store: Path) -> list[Finding]:
     """Return what this host can do for MicroVMs and what it lacks, the most important first."""
     return [
         *_qemu(), *_kvm(), *_namespaces(store), *_groups(), *_programs(), *_keyrings(),
-        *_virtiofsd(), *_others(), *_space(store),
+        *_virtiofsd(), *_others(store), *_space(store),
     ]  # fmt: skip
 
 
@@ -158,9 +159,9 @@ def _keyrings() -> Iterator[Finding]:
 
 
 def _virtiofsd() -> Iterator[Finding]:
-    places = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib/virtiofsd")
+    found_in = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib/virtiofsd")
     try:
-        found = facts.program("virtiofsd", None, places)
+        found = facts.program("virtiofsd", None, found_in)
     except MicroVMError:
         yield Finding(
             topic="virtiofsd",
@@ -173,11 +174,22 @@ def _virtiofsd() -> Iterator[Finding]:
     yield Finding(topic="virtiofsd", state="good", text=f"{kind}, at {found.path}")
 
 
-def _others() -> Iterator[Finding]:
+def _others(store: Path) -> Iterator[Finding]:
     for name in _VMMS:
-        found = process.find_program(name)
-        text = str(found) if found else "not installed"
-        yield Finding(topic=name, state="good" if found else "lacking", text=text)
+        installed = places.installed(store, name)
+        path = process.find_program(name, installed)
+        if path is None:
+            mend = f"microvm hypervisors install {name}" if name in _RELEASED else None
+            yield Finding(topic=name, state="lacking", text="not installed", mend=mend)
+            continue
+        try:
+            version = facts.program(name, None, installed).version
+        except MicroVMError as error:
+            yield Finding(topic=name, state="lacking", text=error.message)
+            continue
+        said = ".".join(map(str, version)) or "a version that it does not tell"
+        whose = " (in the store)" if str(path.parent) in installed else ""
+        yield Finding(topic=name, state="good", text=f"{said} at {path}{whose}")
 
 
 def _space(store: Path) -> Iterator[Finding]:

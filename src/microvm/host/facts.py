@@ -27,7 +27,12 @@ _PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
 }
-_UNPACKAGED = ("cloud-hypervisor", "firecracker", "crosvm", "lkvm")
+_UNPACKAGED = {
+    "cloud-hypervisor": "microvm hypervisors install cloud-hypervisor",
+    "firecracker": "microvm hypervisors install firecracker",
+    "crosvm": "Debian has no package of it (microvm hypervisors install crosvm tells more)",
+    "lkvm": "Debian has no package of it (microvm hypervisors install kvmtool tells more)",
+}
 
 
 def cache_dir() -> Path:
@@ -45,13 +50,14 @@ def program(
 ) -> Program:
     """Return a program with its version, asked once and then known by path, size and mtime.
 
-    `dry`: remember nothing. Raises `HostError` that names the package when it is not there.
+    `places`: directories to look in after PATH. `dry`: remember nothing. Raises `HostError` that
+    names the package when it is not there.
     """
     path = process.find_program(declared or name, places)
     if path is None:
         hint = f"install it: apt install {_PACKAGES.get(name, name)}"
         if name in _UNPACKAGED:
-            hint = "Debian has no package of it: put it on PATH, or say where it is (`program`)"
+            hint = f"{_UNPACKAGED[name]}; or put it on PATH, or say where it is (`program`)"
         raise HostError(f"the program {declared or name} is missing", hint=hint)
     info = path.stat()
     key = f"{name}:{path}:{info.st_size}:{info.st_mtime_ns}"

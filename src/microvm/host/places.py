@@ -1,4 +1,4 @@
-"""Where a user's own files lie."""
+"""Where a user's own files lie, and programs that the store holds."""
 
 import os
 import pwd
@@ -20,6 +20,26 @@ def user_directory(variable: str, below_home: str) -> Path:
             hint=f"set HOME, or {variable}, to a directory that this user may write",
         )
     return Path(home) / below_home
+
+
+def programs(store: Path, name: str) -> Path:
+    """Return the directory where a store has that program, if it was installed there."""
+    return store / ".programs" / name / "bin"
+
+
+def installed(store: Path, name: str) -> tuple[str, ...]:
+    """Return the directories to look for a program in after PATH, as a store has it installed.
+
+    None where it is somebody else's, who could have put anything there: what root runs must not
+    depend on what another user did in the directory that a runner was copied to.
+    """
+    directory = programs(store, name)
+    try:
+        owners = {path.lstat().st_uid for path in directory.parents[:2]}
+        owners.add(directory.stat().st_uid)
+    except OSError:
+        return ()
+    return (str(directory),) if owners <= {0, os.geteuid()} else ()
 
 
 def _home_of_account() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from microvm.errors import HostError, SpecError, StateError
 from microvm.host import facts as host_facts
-from microvm.host import files, linux, volumes
+from microvm.host import files, linux, places, volumes
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.virtiofsd import PLACES
 from microvm.model.codec import from_plain
@@ -56,7 +56,9 @@ def gather(
     microvm = runner.microvm
     store_dir = runner_dir.resolve().parent
     backend = hypervisor(microvm.hypervisor)
-    vmm = host_facts.program(backend.program, backend.declared_program(microvm), dry=dry)
+    installed = places.installed(store_dir, backend.program)
+    declared = backend.declared_program(microvm)
+    vmm = host_facts.program(backend.program, declared, installed, dry=dry)
     programs: dict[str, Program] = {backend.program: vmm}
     shared = [share for share in microvm.shares if share.proto == "virtiofs"]
     if shared or (not microvm.store_on_disk and microvm.store_proto == "virtiofs"):
