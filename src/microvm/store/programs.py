@@ -41,7 +41,7 @@ def _cloud_hypervisor(suffix: str, sha256: str) -> Release:
 
 
 def _firecracker(machine: str, sha256: str) -> Release:
-    version = "1.17.0"
+    version = "1.16.1"
     end = f"v{version}-{machine}"
     return Release(
         version=version,
@@ -63,10 +63,10 @@ RELEASES: Mapping[tuple[str, str], Release] = {
         "-aarch64", "f192b510eea1c710cbc439d716bb0573c223fc463dbe3e6523788a2b7ef62850"
     ),
     ("firecracker", "x86_64"): _firecracker(
-        "x86_64", "06094a1108ae9e82aa4c23a775aa92758f53f1175d422270d9d6162cb9ade558"
+        "x86_64", "382a02a869e4d6d5cb14c40577f9545e8458021ea8b0b2d3fc10ec14d9c242e6"
     ),
     ("firecracker", "aarch64"): _firecracker(
-        "aarch64", "e351ebe4f7a16b5873bbd51005d2e6767103cff4d5ebc829df2d3f95a93e2256"
+        "aarch64", "8d0e69f6d6f9a1724551f607f18504052c16c1828ee3d4d7b6e6c73380871e0e"
     ),
 }
 """What is fetched, by hypervisor and machine name."""
