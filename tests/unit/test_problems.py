@@ -173,3 +173,11 @@ mount_point = "/other"
         "forward_ports.1.host: the forwarded port 127.0.0.1:80/tcp is that of forward_ports.0.host too",
         "shares.1.tag: the tag src is that of shares.0.tag too",
     ]
+
+
+def test_a_change_is_of_all_microvms_where_none_is_named(tmp_path):
+    (tmp_path / "microvm.toml").write_text("[microvms.a]\n[microvms.b]\nmem = 64\n")
+    everyone = microvm.load(str(tmp_path), overrides=["mem=512"]).microvms
+    assert [everyone[name].mem for name in "ab"] == [512, 512]
+    one = microvm.load(f"{tmp_path}#a", overrides=["mem=512"]).microvms
+    assert [one[name].mem for name in "ab"] == [512, 64]

@@ -77,8 +77,8 @@ def load(
 ) -> Project:
     """Return the project that a reference names, with its problems in it.
 
-    `overrides` and `hypervisor` change the MicroVM that the reference means. Raises `SpecError`
-    when there is no such project or MicroVM, or its file can't be read at all.
+    `overrides` and `hypervisor` change the MicroVM that the reference names, all if it names none.
+    Raises `SpecError` when there is no such project or MicroVM, or its file can't be read at all.
     """
     reference = references.parse(text)
     foreign = reference.git_url is not None
@@ -167,11 +167,10 @@ def _validated(
         defaults = {}
     parts: dict[str, Part] = {}
     microvms: dict[str, MicroVM] = {}
-    target = draft.pick() if changed else None
     for name, own in tables["microvms"].items():
         try:
             table = merge(defaults, own) if isinstance(own, dict) else own
-            if name == target:
+            if changed and draft.selected in (None, name):
                 table = overriding.apply(table, changed)
         except (SpecError, TypeError) as error:
             problems += (
