@@ -11,7 +11,7 @@ from bench import report
 from bench.bench import Bench
 from bench.measure import Row
 
-SUBJECTS = ("launch", "load", "build", "same", "boot")
+SUBJECTS = ("launch", "plan", "load", "build", "same", "boot")
 
 
 def arguments() -> argparse.Namespace:
