@@ -9,8 +9,8 @@ from microvm.errors import Problem as Problem
 from microvm.errors import SpecError as SpecError
 from microvm.errors import StateError as StateError
 from microvm.errors import UnsupportedOperation as UnsupportedOperation
-from microvm.host.doctor import Finding as Finding
-from microvm.host.doctor import examine as examine
+from microvm.launch.doctor import Finding as Finding
+from microvm.launch.doctor import examine as examine
 from microvm.launch.foreground import Options as Options
 from microvm.launch.foreground import Outcome as Outcome
 from microvm.model.declaration import HypervisorKind as HypervisorKind

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from microvm.errors import HostError, MicroVMError, StateError, UnsupportedOperation
-from microvm.host import doctor, download
-from microvm.launch import planning
+from microvm.host import download
+from microvm.launch import doctor, planning
 from microvm.model.codec import to_plain
 from microvm.model.guest import GuestSystem, Layer
 from microvm.model.runner import Runner
@@ -240,7 +240,7 @@ def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):
     program = install(store, server).program
     # Without KVM there is no plan, but then it is KVM alone that is missed.
     assert gathered() == program or "needs hardware virtualisation" in gathered()
-    assert told().text == f"9.8.7 at {program} (in the store)"
+    assert told().text.startswith(f"9.8.7 at {program} (in the store)")
 
 
 def cut(handler):

@@ -27,6 +27,8 @@ class Hypervisor(ABC):
     """Whether it takes so few disks that the root's layers have to be one."""
     oldest: ClassVar[tuple[int, ...]] = ()
     """First version whose command line is the one that we know."""
+    newest: ClassVar[tuple[int, ...]] = ()
+    """Last version that was seen to work; later ones are used like it."""
     supports: ClassVar[tuple[Support, ...]]
 
     def support(self, feature: Feature) -> Support:

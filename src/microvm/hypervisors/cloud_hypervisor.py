@@ -29,6 +29,7 @@ class CloudHypervisor(Hypervisor):
     control_socket = CONTROL
     boots_vmlinux = True
     oldest = (40,)
+    newest = (53,)
     supports = (
         Support(feature=Feature.HUGE_PAGES),
         Support(feature=Feature.HOTPLUG),

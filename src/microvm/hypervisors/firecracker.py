@@ -40,6 +40,7 @@ class Firecracker(Hypervisor):
     control_socket = CONTROL
     boots_vmlinux = True
     oldest = (1, 8)
+    newest = (1, 16)
     supports = (
         Support(feature=Feature.HUGE_PAGES, since=(1, 11)),
         Support(feature=Feature.HOTPLUG, since=(1, 14), instead="give the guest more `mem`"),

@@ -24,6 +24,7 @@ class Qemu(Hypervisor):
 
     name = "qemu"
     program = PROGRAM
+    newest = (10, 0)
     control_socket = CONTROL
     supports = (
         Support(feature=Feature.ACCEL_TCG),

@@ -9,6 +9,8 @@ from typing import Literal
 
 from microvm.errors import MicroVMError
 from microvm.host import facts, namespace, places, process
+from microvm.hypervisors import Hypervisor, hypervisor
+from microvm.model.declaration import HypervisorKind
 
 LOW_SPACE = 2 << 30
 
@@ -39,32 +41,15 @@ _PROGRAMS = (
     ("git", "git", "lacking", "projects in Git"),
 )
 _QEMU_PACKAGES = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
-_VMMS = ("cloud-hypervisor", "firecracker", "crosvm", "lkvm")
-_RELEASED = ("cloud-hypervisor", "firecracker")
 
 
 def examine(store: Path) -> list[Finding]:
     """Return what this host can do for MicroVMs and what it lacks, the most important first."""
+    qemu, *others = [_vmm(hypervisor(kind), store) for kind in HypervisorKind]
     return [
-        *_qemu(), *_kvm(), *_namespaces(store), *_groups(), *_programs(), *_keyrings(),
-        *_virtiofsd(), *_others(store), *_space(store),
+        qemu, *_kvm(), *_namespaces(store), *_groups(), *_programs(), *_keyrings(),
+        *_virtiofsd(), *others, *_space(store),
     ]  # fmt: skip
-
-
-def _qemu() -> Iterator[Finding]:
-    name = f"qemu-system-{platform.machine()}"
-    try:
-        found = facts.program(name)
-    except MicroVMError as error:
-        yield Finding(
-            topic="qemu",
-            state="broken",
-            text=error.message,
-            mend=f"sudo apt install {_QEMU_PACKAGES.get(platform.machine(), 'qemu-system')}",
-        )
-        return
-    version = ".".join(map(str, found.version))
-    yield Finding(topic="qemu", state="good", text=f"{version} at {found.path}")
 
 
 def _kvm() -> Iterator[Finding]:
@@ -174,22 +159,36 @@ def _virtiofsd() -> Iterator[Finding]:
     yield Finding(topic="virtiofsd", state="good", text=f"{kind}, at {found.path}")
 
 
-def _others(store: Path) -> Iterator[Finding]:
-    for name in _VMMS:
-        installed = places.installed(store, name)
-        path = process.find_program(name, installed)
-        if path is None:
-            mend = f"microvm hypervisors install {name}" if name in _RELEASED else None
-            yield Finding(topic=name, state="lacking", text="not installed", mend=mend)
-            continue
-        try:
-            version = facts.program(name, None, installed).version
-        except MicroVMError as error:
-            yield Finding(topic=name, state="lacking", text=error.message)
-            continue
-        said = ".".join(map(str, version)) or "a version that it does not tell"
-        whose = " (in the store)" if str(path.parent) in installed else ""
-        yield Finding(topic=name, state="good", text=f"{said} at {path}{whose}")
+def _vmm(backend: Hypervisor, store: Path) -> Finding:
+    """Say where a hypervisor's program is and how well its version is known."""
+    installed = places.installed(store, backend.program)
+    path = process.find_program(backend.program, installed)
+    # Without qemu no example of ours runs; the others are a choice.
+    state: Literal["lacking", "broken"] = "broken" if backend.name == "qemu" else "lacking"
+    if path is None:
+        text = f"{backend.program} is missing"
+        mend = f"microvm hypervisors install {backend.name}"
+        if backend.name == "qemu":
+            mend = f"sudo apt install {_QEMU_PACKAGES.get(platform.machine(), 'qemu-system')}"
+        return Finding(topic=backend.name, state=state, text=text, mend=mend)
+    try:
+        version = facts.program(backend.program, None, installed).version
+    except MicroVMError as error:
+        return Finding(topic=backend.name, state=state, text=error.message, mend=error.hint)
+    whose = " (in the store)" if str(path.parent) in installed else ""
+    text = f"{_dotted(version) or 'a version that it does not tell'} at {path}{whose}"
+    if version and version < backend.oldest:
+        text += f"; older than {_dotted(backend.oldest)}, the first that can be used"
+        return Finding(topic=backend.name, state=state, text=text)
+    if backend.newest and version[: len(backend.newest)] > backend.newest:
+        text += (
+            f"; newer than {_dotted(backend.newest)}, the last that is known: used like that one"
+        )
+    return Finding(topic=backend.name, state="good", text=text)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _space(store: Path) -> Iterator[Finding]:
