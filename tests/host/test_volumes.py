@@ -1,10 +1,15 @@
 """Disk images, with the real mkfs programs: made whole, never changed again, locked."""
 
+import fcntl
 import os
+import stat
+import struct
 import subprocess
 import sys
 import uuid
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +42,7 @@ def volume(image="data.img", *, fs_type="ext4", **fields):
 
 
 @contextmanager
-def prepared(directory, *wanted, layers=(), reset_root=False):
+def prepared(directory, *wanted, layers=(), reset_root=False, say=lambda text: None):
     plan = LaunchPlan(
         name="vm",
         hypervisor="qemu",
@@ -46,7 +51,7 @@ def prepared(directory, *wanted, layers=(), reset_root=False):
         volumes=tuple(wanted),
         layers=layers,
     )
-    held = volumes.prepare(plan, directory, reset_root=reset_root)
+    held = volumes.prepare(plan, directory, reset_root=reset_root, say=say)
     try:
         yield held
     finally:
@@ -177,7 +182,9 @@ def test_a_missing_volume_that_we_are_not_to_make_is_refused(tmp_path):
     [
         ("ext4", {"fs_type": "xfs"}, "holds ext4, declared is xfs"),
         ("ext2", {}, "holds ext2, declared is ext4"),
-        ("ext4", {"size_mib": 17}, "has 16 MiB, declared are 17"),
+        ("ext4", {"size_mib": 17, "uuid": str(uuid.UUID(int=1))}, "not made for this machine"),
+        ("ext4", {"size_mib": 17, "read_only": True}, "has 16 MiB, declared are 17, and what is"),
+        ("vfat", {"size_mib": 17, "fs_type": "vfat", "uuid": "1234-ABCD"}, "vfat can't grow"),
         (b"\0" * MIB, {}, "holds no file system"),
         (b"", {}, "holds no file system"),
         (b"my thesis", {}, "something else than ext4"),
@@ -196,6 +203,78 @@ def test_what_is_not_as_declared_is_refused_and_never_changed(content, fields, s
     assert failure.value.hint
     assert before == (image.read_bytes(), image.stat().st_mtime_ns)
     assert list(tmp_path.iterdir()) == [image]
+
+
+@pytest.mark.parametrize("fs_type", ["ext2", "ext3", "ext4", "xfs", "btrfs"])
+def test_an_image_grows_and_the_guest_is_to_grow_its_file_system(fs_type, tmp_path, tool):
+    tool(f"mkfs.{fs_type}")
+    small, said = volume(fs_type=fs_type), []
+    make(tmp_path, small)
+    image = tmp_path / "data.img"
+    before, size = image.read_bytes(), small.size_mib * MIB
+    assert superblock.read(image).size == size
+    assert volumes.outgrown([small], tmp_path) == ()
+    large = replace(small, size_mib=small.size_mib + 7, index=3)
+    assert volumes.outgrown([large], tmp_path) == (3,)
+    make(tmp_path, large, say=said.append)
+    assert said == [f"the volume {image} grows: it had {small.size_mib} MiB, "
+                    f"declared are {large.size_mib}"]  # fmt: skip
+    assert image.read_bytes() == before + bytes(7 * MIB)
+    assert image.stat().st_blocks * 512 < size, "it takes its room at once"
+    # Nothing more to say; the guest is asked until its file system is as large.
+    make(tmp_path, large, say=said.append)
+    assert len(said) == 1
+    assert volumes.outgrown([large], tmp_path) == (3,)
+
+
+def test_no_volume_shrinks_and_that_is_said(tmp_path):
+    make(tmp_path, volume())
+    said, before = [], (tmp_path / "data.img").read_bytes()
+    make(tmp_path, volume(size_mib=8), say=said.append)
+    assert "16 MiB, declared are 8: it is left as it is" in said[0]
+    assert (tmp_path / "data.img").read_bytes() == before
+
+
+def test_who_has_to_grow_what_nothing_mounts_is_said(tmp_path):
+    make(tmp_path, volume())
+    said = []
+    make(tmp_path, volume(size_mib=17, mounted=False), say=said.append)
+    assert "the guest has to grow its file system" in said[0]
+
+
+def test_an_interrupted_growth_is_refused_where_nobody_can_finish_it(tmp_path):
+    make(tmp_path, volume())
+    make(tmp_path, volume(size_mib=17))
+    with pytest.raises(StateError, match="what is read-only can't grow"):
+        make(tmp_path, volume(size_mib=17, read_only=True))
+
+
+def test_a_device_is_held_alone_and_never_grown(tmp_path, tool):
+    if os.geteuid() != 0:
+        pytest.skip("only root has block devices")
+    make(tmp_path, volume())
+    losetup = tool("losetup")
+    command = [losetup, "--find", "--show", tmp_path / "data.img"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"losetup: {done.stderr.strip()}")
+    device = done.stdout.strip()
+    try:
+        number = Path(device).stat().st_rdev
+        os.mknod(tmp_path / "twin", 0o600 | stat.S_IFBLK, number)
+        with prepared(tmp_path, volume(device)):
+            assert "is in use" in elsewhere(tmp_path, "twin")
+        with pytest.raises(StateError, match="16 MiB, declared are 17, and a device does not"):
+            make(tmp_path, volume(device, size_mib=17))
+        (tmp_path / "there").mkdir()
+        subprocess.run([tool("mount"), device, tmp_path / "there"], check=True)
+        try:
+            with pytest.raises(StateError, match="is in use: mounted"):
+                make(tmp_path, volume(device))
+        finally:
+            subprocess.run([tool("umount"), tmp_path / "there"], check=True)
+    finally:
+        subprocess.run([losetup, "--detach", device], check=True)
 
 
 def test_a_disk_made_elsewhere_is_found_by_position(tmp_path):
@@ -247,6 +326,41 @@ def test_a_volume_has_one_user_by_whatever_name(tmp_path):
             assert "is in use by another VMM" in elsewhere(tmp_path, name, read_only=True)
         assert elsewhere(tmp_path, "free.img") == "got it"
     assert elsewhere(tmp_path, "hard.img") == "got it"
+
+
+def test_who_has_a_volume_is_named(tmp_path):
+    state = tmp_path / "web"
+    state.mkdir()
+    make(state, volume())
+    holder = subprocess.Popen(
+        [sys.executable, "-c", """
+import fcntl, sys
+image, lock = open("data.img"), open("lock", "w")
+fcntl.flock(image, fcntl.LOCK_EX)
+print(flush=True)
+sys.stdin.read()
+"""],
+        cwd=state, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        holder.stdout.readline()
+        (tmp_path / "other.img").symlink_to("web/data.img")
+        assert f"another VMM (machine web, process {holder.pid})" in elsewhere(
+            tmp_path, "other.img"
+        )
+    finally:
+        holder.communicate()
+
+
+@pytest.mark.parametrize(("kind", "shared"), [(fcntl.F_RDLCK, True), (fcntl.F_WRLCK, False)])
+def test_readers_share_with_a_vmm_that_locks_all_bytes(kind, shared, tmp_path):
+    """As cloud-hypervisor does."""
+    make(tmp_path, volume())
+    with (tmp_path / "data.img").open("r+b") as file:
+        fcntl.fcntl(file, 37, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))  # F_OFD_SETLK
+        said = elsewhere(tmp_path, "data.img", read_only=True)
+        assert (said == "got it") is shared
+        assert "is in use by another VMM" in elsewhere(tmp_path, "data.img")
 
 
 def test_readers_share_a_volume_that_nobody_writes(tmp_path):

@@ -5,7 +5,7 @@ specification.
 """
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 READ = 0x10100
@@ -17,6 +17,8 @@ class Superblock:
 
     fs_type: str
     uuid: str
+    size: int = field(default=0, compare=False)
+    """Bytes that it takes up; 0 where that is not read."""
 
 
 def read(path: Path) -> Superblock | None:
@@ -27,11 +29,14 @@ def read(path: Path) -> Superblock | None:
     with path.open("rb") as file:
         head = file.read(READ)
     if head[0x438:0x43A] == b"\x53\xef":
-        return Superblock(_ext(head), str(uuid.UUID(bytes=head[0x468:0x478])))
+        return Superblock(_ext(head), str(uuid.UUID(bytes=head[0x468:0x478])), _ext_size(head))
     if head[:4] == b"XFSB":
-        return Superblock("xfs", str(uuid.UUID(bytes=head[32:48])))
+        blocks = int.from_bytes(head[8:16], "big")
+        size = blocks * int.from_bytes(head[4:8], "big")
+        return Superblock("xfs", str(uuid.UUID(bytes=head[32:48])), size)
     if head[0x10040:0x10048] == b"_BHRfS_M":
-        return Superblock("btrfs", str(uuid.UUID(bytes=head[0x10020:0x10030])))
+        size = int.from_bytes(head[0x10070:0x10078], "little")
+        return Superblock("btrfs", str(uuid.UUID(bytes=head[0x10020:0x10030])), size)
     if head[510:512] == b"\x55\xaa" and b"FAT" in (head[54:57], head[82:85]):
         offset = 67 if head[82:85] == b"FAT" else 39
         number = int.from_bytes(head[offset : offset + 4], "little")
@@ -54,3 +59,9 @@ def _ext(head: bytes) -> str:
     if incompatible & ~0x16 or read_only & ~0x7:
         return "ext4"
     return "ext3" if compatible & 0x4 else "ext2"
+
+
+def _ext_size(head: bytes) -> int:
+    high = head[0x550:0x554] if head[0x460] & 0x80 else b""  # INCOMPAT_64BIT
+    blocks = int.from_bytes(head[0x404:0x408] + high, "little")
+    return blocks << 10 + int.from_bytes(head[0x418:0x41C], "little")

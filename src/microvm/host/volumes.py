@@ -1,16 +1,15 @@
-"""Disk images: made whole or not at all, checked against what is declared, locked."""
+"""Disk images: made whole or not at all, checked against what is declared, grown, locked."""
 
 import fcntl
 import json
 import os
 import stat
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from microvm.errors import CommandFailed, HostError, StateError
-from microvm.host import files, process, superblock
+from microvm.host import files, image_locks, process, superblock
 from microvm.host.superblock import Superblock
 from microvm.model.devices import names_device
 from microvm.model.plan import LaunchPlan, VolumePlan
@@ -20,9 +19,8 @@ MKFS_TIMEOUT_S = 600
 ROOT_LAYERS = ".layers"
 """Suffix of the file beside a root volume that names the layers it was made on."""
 
-_F_OFD_GETLK = 36  # linux/fcntl.h
-_QEMU_BYTES = 100
-_QEMU_WRITES = 101
+_GROW_MOUNTED = ("ext2", "ext3", "ext4", "xfs", "btrfs")
+"""File systems that a kernel grows while they are mounted."""
 
 _MKFS = {
     "ext2": ("mkfs.ext2", "e2fsprogs", "-L"),
@@ -51,9 +49,32 @@ def positions(volumes: Sequence[VolumePlan], state_dir: Path) -> dict[int, str]:
     return found
 
 
-def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]:
-    """Make missing volumes, lock all, and check those that are there.
+def outgrown(volumes: Sequence[VolumePlan], state_dir: Path) -> tuple[int, ...]:
+    """Return the indexes of volumes that we made with a smaller file system than is declared now.
 
+    Touches nothing. Raises as `positions` does.
+    """
+    found = []
+    for volume in volumes:
+        path = state_dir / volume.image
+        if volume.size_mib is None or volume.fs_type not in _GROW_MOUNTED or not _exists(path):
+            continue
+        block = _read(path)
+        if block and block.uuid == volume.uuid and block.size < volume.size_mib * MIB:
+            found.append(volume.index)
+    return tuple(found)
+
+
+def prepare(
+    plan: LaunchPlan,
+    state_dir: Path,
+    *,
+    reset_root: bool,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[int]:
+    """Make missing volumes, lock all, check those that are there, grow those that are too small.
+
+    An image grows here, its file system in the guest (`outgrown`). `say` is told of sizes.
     Returns descriptors that hold the locks; the VMM inherits them. When it raises, it holds none.
     Raises `HostError`, `StateError` when a volume is not what was declared or another VMM has it.
     """
@@ -65,9 +86,10 @@ def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]
                 _remove(volume, path)
             if not _exists(path):
                 _create(volume, path)
-            held.append(_lock(path, volume))
+            held.append(image_locks.lock(path, read_only=volume.read_only))
             stack.callback(os.close, held[-1])
-            _check(volume, path)
+            block = _check(volume, path)
+            _fit(volume, path, held[-1], block, say)
             if volume.root:
                 _pin(path, plan.layers)
         stack.pop_all()
@@ -110,7 +132,7 @@ def _refuse_to_create(volume: VolumePlan, what: str) -> None:
 def _remove(volume: VolumePlan, path: Path) -> None:
     """Remove a root volume that is to be made anew, unless another VMM has it."""
     _refuse_to_create(volume, f"the root volume {path} is to start anew")
-    descriptor = _lock(path, volume)
+    descriptor = image_locks.lock(path, read_only=volume.read_only)
     try:
         path.resolve().unlink()
         _layers_file(path).unlink(missing_ok=True)
@@ -180,11 +202,10 @@ def _no_copy_on_write(descriptor: int) -> None:
         return
 
 
-def _check(volume: VolumePlan, path: Path) -> None:
-    """Raise `StateError` when an image is not what was declared. Never changes it."""
+def _check(volume: VolumePlan, path: Path) -> Superblock | None:
+    """Return what an image holds; raise `StateError` when that is not what was declared."""
     block = _read(path)
     try:
-        info = path.stat()
         blank = block is None and superblock.is_blank(path)
     except OSError as error:
         raise files.explain(error, f"read the volume {path}") from error
@@ -204,11 +225,57 @@ def _check(volume: VolumePlan, path: Path) -> None:
             f"the volume {path} holds {block.fs_type}, declared is {volume.fs_type}",
             hint="correct fs_type, or name another image; it is left as it is",
         )
-    if stat.S_ISREG(info.st_mode) and volume.size_mib and info.st_size < volume.size_mib * MIB:
+    return block
+
+
+def _fit(
+    volume: VolumePlan,
+    path: Path,
+    descriptor: int,
+    block: Superblock | None,
+    say: Callable[[str], None],
+) -> None:
+    """Let an image that is smaller than declared grow, or refuse to; none ever shrinks."""
+    if volume.size_mib is None:
+        return
+    try:
+        have, want = os.lseek(descriptor, 0, os.SEEK_END), volume.size_mib * MIB
+        file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError as error:
+        raise files.explain(error, f"read the volume {path}") from error
+    sizes = f"{have // MIB} MiB, declared are {volume.size_mib}"
+    if have > want:
+        say(f"the volume {path} has {sizes}: it is left as it is, volumes never shrink")
+        return
+    own = block is not None and block.uuid == volume.uuid
+    # Its file system counts as well: growing it may have been cut short.
+    if have == want and not (own and volume.read_only and block and 0 < block.size < want):
+        return
+    if why := _obstacle_to_growth(volume, own=own, file=file):
         raise StateError(
-            f"the volume {path} has {info.st_size // MIB} MiB, declared are {volume.size_mib}",
-            hint="declare its size as it is, or name another image; it is left as it is",
+            f"the volume {path} has {sizes}, and {why}",
+            hint="declare its size as it is, or make it larger yourself; it is left as it is",
         )
+    try:
+        os.ftruncate(descriptor, want)
+        os.fsync(descriptor)
+    except OSError as error:
+        raise files.explain(error, f"let the volume {path} grow") from error
+    todo = "" if volume.mounted else "; the guest has to grow its file system, nothing mounts it"
+    say(f"the volume {path} grows: it had {sizes}{todo}")
+
+
+def _obstacle_to_growth(volume: VolumePlan, *, own: bool, file: bool) -> str | None:
+    """Return why an image can't grow, or None."""
+    if not file:
+        return "a device does not grow here"
+    if not own:
+        return "it was not made for this machine: nothing of it is changed"
+    if volume.fs_type not in _GROW_MOUNTED:
+        return f"{volume.fs_type} can't grow"
+    if volume.read_only:
+        return "what is read-only can't grow"
+    return None
 
 
 def _layers_file(path: Path) -> Path:
@@ -236,53 +303,3 @@ def _read_layers(record: Path) -> object:
             f"can't tell which layers the root volume was made on: {record}: {error}",
             hint="start it anew with --reset-root (its contents are lost)",
         ) from error
-
-
-def _lock(path: Path, volume: VolumePlan) -> int:
-    """Lock an image for as long as any process has the descriptor (flock(2))."""
-    # NFS takes an exclusive lock only from who may write.
-    access, kind = (os.O_RDONLY, fcntl.LOCK_SH) if volume.read_only else (os.O_RDWR, fcntl.LOCK_EX)
-    with ExitStack() as stack:
-        try:
-            descriptor = os.open(path, access | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            _refuse_qemus(descriptor, read_only=volume.read_only)
-        except BlockingIOError as error:
-            raise StateError(
-                f"the volume {path} is in use by another VMM{_holder(path)}",
-                hint="stop that one first, or name another image",
-            ) from error
-        except OSError as error:
-            raise files.explain(error, f"open and lock the volume {path}") from error
-        stack.pop_all()
-    os.set_inheritable(descriptor, True)
-    return descriptor
-
-
-def _refuse_qemus(descriptor: int, *, read_only: bool) -> None:
-    """Raise `BlockingIOError` for an image that a QEMU of somebody else has.
-
-    QEMU locks a byte for each permission that it takes, by open file description locks
-    (block/file-posix.c: RAW_LOCK_PERM_BASE; include/block/block-common.h: BLK_PERM_*).
-    """
-    start, length = (_QEMU_WRITES, 1) if read_only else (_QEMU_BYTES, 200)
-    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-    answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, asked)
-    if struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK:
-        raise BlockingIOError
-
-
-def _holder(path: Path) -> str:
-    """Return who holds the lock, as far as /proc/locks tells."""
-    try:
-        inode = path.stat().st_ino
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        fields = line.split()
-        others = len(fields) > 5 and fields[4].isdigit() and int(fields[4]) != os.getpid()
-        if others and fields[5].endswith(f":{inode}"):
-            return f" (process {fields[4]})"
-    return ""

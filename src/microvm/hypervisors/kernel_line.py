@@ -44,6 +44,8 @@ def kernel_line(
     ]
     if places:
         words.append(f"microvm.at={','.join(places)}")
+    if grown := _outgrown(runner, facts):
+        words.append(f"microvm.grow={','.join(grown)}")
     words.append(f"systemd.machine_id={facts.machine_id}")
     if credentials:
         words.append(f"microvm.credentials={credentials.machine_id}")
@@ -76,6 +78,12 @@ def _layers(runner: Runner) -> list[str]:
         return [f"{layer.kind}:{layer.uuid}" for layer in runner.system.layers]
     proto = runner.microvm.store_proto
     return [f"{proto}:{STORE_TAG.format(index)}" for index, _ in enumerate(runner.system.layers)]
+
+
+def _outgrown(runner: Runner, facts: Facts) -> list[str]:
+    """Return the mounted volumes that the initrd grows: their index, or `root`."""
+    points = {index: runner.microvm.volumes[index].mount_point for index in facts.outgrown}
+    return ["root" if point == "/" else str(index) for index, point in points.items() if point]
 
 
 def _root(runner: Runner, facts: Facts, disks: int) -> str:

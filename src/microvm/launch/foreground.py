@@ -73,7 +73,7 @@ def foreground(
         )
         reset = options.reset_root
         while True:
-            held = [lock, *starting.prepare(plan, state_dir, reset_root=reset)]
+            held = [lock, *starting.prepare(plan, state_dir, reset_root=reset, say=options.say)]
             reset = False
             try:
                 with taps.opened(plan) as opened:

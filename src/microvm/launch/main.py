@@ -51,13 +51,17 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
     state_dir = Path.cwd()
     with ExitStack() as stack:
         stack.enter_context(starting.machine_lock(state_dir, plan.name))
-        starting.prepare(plan, state_dir, reset_root=False)
+        starting.prepare(plan, state_dir, reset_root=False, say=_say)
         taps.up(plan, state_dir)
         stack.enter_context(taps.opened(plan))
         if not helpers.served_elsewhere(plan, state_dir):
             stack.enter_context(helpers.running(plan, state_dir))
         # The VMM takes this process over, and with it every lock; the helpers end with it.
         starting.become_vmm(plan)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"microvm-launch: {text}\n")
 
 
 def _shutdown(runner_dir: Path, rest: list[str]) -> int:

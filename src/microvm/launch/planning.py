@@ -9,12 +9,12 @@ from pathlib import Path
 from microvm.errors import HostError, SpecError, StateError
 from microvm.host import facts as host_facts
 from microvm.host import files, linux, places, volumes
-from microvm.hypervisors import hypervisor
+from microvm.hypervisors import hypervisor, resources
 from microvm.hypervisors.virtiofsd import PLACES
 from microvm.model.codec import from_plain
 from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.identity import machine_id
-from microvm.model.plan import LaunchPlan, VolumePlan
+from microvm.model.plan import LaunchPlan
 from microvm.model.runner import SCHEMA, Runner
 
 RUNNER_FILE = "share/microvm/runner.json"
@@ -83,7 +83,8 @@ def gather(
         machine_id=identity,
         secret=secrets.token_hex(16),
         vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
-        positions=_positions(runner, state_dir),
+        positions=volumes.positions(resources.volume_plans(runner), state_dir),
+        outgrown=volumes.outgrown(resources.volume_plans(runner), state_dir),
         root=os.geteuid() == 0,
         landlock=linux.landlock_abi(),
         watched=watched,
@@ -97,20 +98,6 @@ def _accelerator(runner: Runner, vmm: Program, kernel: Path, *, dry: bool) -> Ac
     if runner.microvm.hypervisor == "qemu":
         return host_facts.accelerator(vmm, kernel, runner.microvm.accel, dry=dry)
     return host_facts.kvm_only(runner.microvm.hypervisor)
-
-
-def _positions(runner: Runner, state_dir: Path) -> dict[int, str]:
-    from microvm.model.identity import filesystem_uuid
-
-    plans = [
-        VolumePlan(
-            index=index, image=volume.image, size_mib=volume.size, fs_type=volume.fs_type,
-            uuid=filesystem_uuid(runner.name, volume), label=volume.label,
-            mkfs_args=(), create=volume.auto_create, read_only=volume.read_only, root=False,
-        )
-        for index, volume in enumerate(runner.microvm.volumes)
-    ]  # fmt: skip
-    return volumes.positions(plans, state_dir)
 
 
 def plan(

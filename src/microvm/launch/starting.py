@@ -2,18 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from microvm.errors import HostError, StateError
-from microvm.host import files, ports, process, stream, volumes
+from microvm.host import files, holders, ports, process, stream, volumes
 from microvm.host.process import Process
 from microvm.launch import helpers
 from microvm.model.plan import LaunchPlan
 
-LOCK = "lock"
+LOCK = holders.MACHINE_LOCK
 VMM_LOG = "vmm.log"
 
 
@@ -43,7 +43,13 @@ def machine_lock(state_dir: Path, name: str) -> Iterator[int]:
         yield descriptor
 
 
-def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]:
+def prepare(
+    plan: LaunchPlan,
+    state_dir: Path,
+    *,
+    reset_root: bool,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[int]:
     """Write files, remove stale sockets, make and lock volumes; return descriptors to pass on."""
     for name in (*plan.sockets, *(helper.socket for helper in plan.helpers)):
         if not stream.relative_length_ok(name):
@@ -63,7 +69,7 @@ def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]
         credentials.write(plan.credentials, state_dir)
     for name in plan.sockets:
         stream.remove_stale(state_dir / name)
-    return volumes.prepare(plan, state_dir, reset_root=reset_root)
+    return volumes.prepare(plan, state_dir, reset_root=reset_root, say=say)
 
 
 @contextmanager

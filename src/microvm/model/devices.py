@@ -54,7 +54,8 @@ class Volume:
     """Where the guest mounts it; unset attaches it unmounted. `/` makes it the writable side of the
     root."""
     size: DiskSize | None = None
-    """Size in MiB at creation, and the least it has later. Needed with `auto_create`."""
+    """Size in MiB at creation, and the least it has later: raise it, and image and file system grow
+    at the next start (not vfat, nor what was not made here). Needed with `auto_create`."""
     auto_create: bool = True
     """Create image and file system before the first start."""
     fs_type: FsType = "ext4"

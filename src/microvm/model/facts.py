@@ -43,6 +43,8 @@ class Facts:
     """Whether the host's kernel passes vsock on to guests (/dev/vhost-vsock)."""
     positions: Mapping[int, str] = field(default_factory=dict)
     """File system of each volume, by its index, that was not made here: found by position."""
+    outgrown: tuple[int, ...] = ()
+    """Volumes, by their index, whose file system the guest has to grow to the declared size."""
     root: bool = False
     """Whether we are root on the host."""
     landlock: int = 0

@@ -39,6 +39,8 @@ class VolumePlan:
     read_only: bool
     root: bool
     """The writable side of the root, pinned to the layers that it was made on."""
+    mounted: bool = True
+    """Whether the guest's initrd mounts it, and so can grow its file system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,6 +189,8 @@ def contents(
     """Return what the configuration layer of a guest holds beside its declared files."""
     data = resources.files("microvm.guests.debian") / "data"
     files = {f"{LIBRARY}/{script}": ((data / script).read_bytes(), 0o755) for script in _SCRIPTS}
+    if any(map(_may_grow, microvm.volumes)):
+        files[f"{LIBRARY}/grow"] = ((data / "grow").read_bytes(), 0o755)
     links: dict[str, str] = {}
     units = [*_UNITS]
     started = [*_STARTED]
@@ -220,6 +222,12 @@ def contents(
             name = unit.rpartition("/")[2]
             links[f"/etc/systemd/system/sysinit.target.wants/{name}"] = f"../{name}"
     return Contents(files=files, links=links, directories={"/var/lib/microvm": 0o755})
+
+
+def _may_grow(volume: Volume) -> bool:
+    """Return whether the initrd may have to grow a volume's file system."""
+    mounted = volume.mount_point is not None and not volume.read_only
+    return mounted and volume.fs_type != "vfat"
 
 
 def _masks(microvm: MicroVM, installed: frozenset[str]) -> dict[str, str]:

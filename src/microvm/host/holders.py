@@ -1,0 +1,57 @@
+"""Who has a file open: for messages, as far as /proc shows it to us."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+MACHINE_LOCK = "lock"
+"""Name of the file in a machine's state directory that its launcher and its VMM hold."""
+
+
+def of(path: Path) -> str:
+    """Name the machine and process that has a file open, or return the empty text."""
+    try:
+        wanted = path.stat()
+    except OSError:
+        return ""
+    best = ""
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == os.getpid():
+            continue
+        opened = list(_opened(process))
+        if not any(os.path.samestat(info, wanted) for _, info in opened):
+            continue
+        if machine := _machine(opened):
+            return f"machine {machine}, process {process.name}"
+        best = best or f"{_command(process)}, process {process.name}"
+    return best
+
+
+def _opened(process: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield target and status of what a process has open; of others' processes nothing."""
+    try:
+        descriptors = list((process / "fd").iterdir())
+    except OSError:  # it ended, or is not ours to look at
+        return
+    for descriptor in descriptors:
+        try:
+            target = str(descriptor.readlink())
+            if target.startswith("/"):
+                yield target, descriptor.stat()
+        except OSError:  # closed meanwhile
+            continue
+
+
+def _machine(opened: list[tuple[str, os.stat_result]]) -> str | None:
+    for target, _ in opened:
+        directory, _, name = target.rpartition("/")
+        if name == MACHINE_LOCK:
+            return directory.rpartition("/")[2]
+    return None
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().strip()
+    except OSError:
+        return "a program"
