@@ -101,6 +101,16 @@ def write_atomic(path: Path, data: Content | Callable[[], Content], mode: int = 
         raise explain(error, f"write {path}") from error
 
 
+def tail(path: Path, size: int = 65536) -> bytes:
+    """Return the end of a file, however long that is; nothing of one that can't be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read(size)
+    except OSError:
+        return b""
+
+
 def replace_link(link: Path, target: Path) -> None:
     """Make or change a symbolic link in one step. Raises `OSError`."""
     digest = hashlib.sha256(os.fsencode(link.name)).hexdigest()[:16]

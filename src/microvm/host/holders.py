@@ -1,11 +1,45 @@
-"""Who has a file open: for messages, as far as /proc shows it to us."""
+"""Who has a file open or locked, as far as the kernel shows it to us."""
 
+import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 MACHINE_LOCK = "lock"
 """Name of the file in a machine's state directory that its launcher and its VMM hold."""
+
+
+F_OFD_GETLK = 36
+"""linux/fcntl.h"""
+FLOCK = "hhqqi4x"
+"""struct flock of 64-bit systems: type, whence, start, length, process."""
+_EXITING = 0x4
+
+
+def locked(path: Path) -> bool:
+    """Return whether an open file description lock is on a file; one that is missing has none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = fcntl.fcntl(descriptor, F_OFD_GETLK, asked)
+    finally:
+        os.close(descriptor)
+    return bool(struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK)
+
+
+def is_ending(pid: str) -> bool:
+    """Return whether a process has gone, or is about to (proc_pid_stat(5): state, flags)."""
+    if not pid.isdigit():
+        return False
+    try:
+        fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return True
+    return fields[0] in "ZX" or bool(int(fields[6]) & _EXITING)
 
 
 def of(path: Path) -> str:

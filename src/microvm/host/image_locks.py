@@ -11,9 +11,6 @@ from pathlib import Path
 from microvm.errors import StateError
 from microvm.host import files, holders
 
-_F_OFD_GETLK = 36  # linux/fcntl.h
-_LOCK = "hhqqi4x"
-"""struct flock of 64-bit systems: type, whence, start, length, process."""
 _QEMU_BYTES = 100
 _QEMU_WRITES = 101
 
@@ -60,9 +57,9 @@ def _refuse_others(descriptor: int, *, read_only: bool) -> None:
     cloud-hypervisor locks all bytes, and for reading only where it does nothing else.
     """
     start, length = (_QEMU_WRITES, 1) if read_only else (_QEMU_BYTES, 200)
-    asked = struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-    answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, asked)
-    kind, _, first, _, _ = struct.unpack(_LOCK, answer)
+    asked = struct.pack(holders.FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    answer = fcntl.fcntl(descriptor, holders.F_OFD_GETLK, asked)
+    kind, _, first, _, _ = struct.unpack(holders.FLOCK, answer)
     reader = kind == fcntl.F_RDLCK and first < _QEMU_BYTES
     if kind != fcntl.F_UNLCK and not (read_only and reader):
         raise BlockingIOError

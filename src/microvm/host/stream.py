@@ -94,7 +94,9 @@ def remove_stale(path: Path) -> None:
     except OSError:
         return
     if listens(path):
-        raise HostError(f"something listens on {path} already", hint="stop that process first")
+        pid = owner(path)
+        who = f"process {pid}" if pid else "a process"
+        raise HostError(f"{who} listens on {path} already", hint="stop that process first")
     path.unlink(missing_ok=True)
 
 

@@ -168,6 +168,7 @@ class _Plan:
             helpers=tuple(each.helper for each in self._served),
             volumes=resources.volume_plans(runner),
             credentials=credentials,
+            pci_devices=resources.pci_devices(runner),
             taps=resources.taps(runner),
             macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner),

@@ -233,6 +233,7 @@ class _Plan:
             files={BALLOON: "0\n", **self._power_files()},
             volumes=resources.volume_plans(runner),
             credentials=credentials,
+            pci_devices=resources.pci_devices(runner),
             taps=resources.taps(runner),
             macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner),

@@ -69,6 +69,7 @@ class QemuPlan:
             argv=tuple(self.argv),
             helpers=tuple(self.helpers),
             volumes=resources.volume_plans(runner),
+            pci_devices=resources.pci_devices(runner),
             taps=resources.taps(runner),
             ports=tuple(
                 PortPlan(
@@ -175,8 +176,8 @@ class QemuPlan:
     def _disk(self, disk: Disk) -> None:
         cache = "" if disk.direct is None else f",cache.direct={'on' if disk.direct else 'off'}"
         driver = "host_device" if names_device(disk.path) else "file"
-        # The store's images never change; cloud-hypervisor's lock on one would keep qemu from it.
-        locking = ",file.locking=off" if disk.name.startswith("layer") else ""
+        # The launcher locks it; cloud-hypervisor's lock, reading it too, would keep qemu out.
+        locking = ",file.locking=off" if disk.read_only else ""
         self.argv += [
             "-drive",
             f"if=none,id={disk.name},format=raw,file.driver={driver},"

@@ -90,6 +90,11 @@ def taps(runner: Runner, *, queues: int = 1) -> tuple[TapPlan, ...]:
     )
 
 
+def pci_devices(runner: Runner) -> tuple[str, ...]:
+    """Return the addresses of the PCI devices that are handed over."""
+    return tuple(device.path for device in runner.microvm.devices if device.bus == "pci")
+
+
 def macvtaps(runner: Runner, facts: Facts) -> tuple[MacvtapPlan, ...]:
     """Return the macvtaps to make before the start."""
     return tuple(

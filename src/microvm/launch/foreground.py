@@ -10,6 +10,7 @@ from microvm.errors import Problem, SpecError
 from microvm.host.process import Deadline
 from microvm.launch import planning, session, starting, taps
 from microvm.launch.session import Outcome, Session
+from microvm.model.plan import LaunchPlan
 
 __all__ = ["Options", "Outcome", "foreground"]
 
@@ -46,15 +47,27 @@ def foreground(
     with ExitStack() as stack:
         name = planning.load_runner(runner_dir).name
         lock = stack.enter_context(starting.machine_lock(state_dir, name))
-        interactive = options.job is None and os.isatty(0) and os.isatty(1)
         plan = planning.plan(
             runner_dir,
             state_dir=state_dir,
             project_dir=project_dir,
             watched=True,
             job=options.job is not None,
-            terminal=planning.terminal_of(0) if interactive else None,
+            terminal=planning.terminal_of(0) if _at_terminal(options) else None,
         )
+        return carry_out(plan, lock, state_dir=state_dir, options=options)
+
+
+def _at_terminal(options: Options) -> bool:
+    return options.job is None and os.isatty(0) and os.isatty(1)
+
+
+def carry_out(plan: LaunchPlan, lock: int, *, state_dir: Path, options: Options) -> Outcome:
+    """Start what is planned until it ends; `lock` is the machine's, which the VMM inherits.
+
+    Raises as `foreground` does.
+    """
+    with ExitStack() as stack:
         if options.until_up and not plan.console:
             message = "nothing tells when the guest is up: its console is off"
             raise SpecError([Problem(where="qemu.serial_console", message=message)])
@@ -65,7 +78,7 @@ def foreground(
             job=options.job,
             directory=options.directory,
             until_up=options.until_up,
-            interactive=interactive and plan.console,
+            interactive=_at_terminal(options) and plan.console,
             up_timeout_s=options.up_timeout_s,
             stop_timeout_s=options.stop_timeout_s,
             whole=Deadline(options.timeout_s) if options.timeout_s else None,

@@ -102,7 +102,7 @@ def last_words(state_dir: Path) -> str:
     """Return the end of what the helpers said."""
     text = ""
     for log in sorted(state_dir.glob("virtiofsd-*.log")):
-        if words := process.last_words(log.read_bytes()):
+        if words := process.last_words(files.tail(log)):
             text += f"\n{log.name}:{words}"
     return text
 

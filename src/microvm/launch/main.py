@@ -52,7 +52,8 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
     with ExitStack() as stack:
         stack.enter_context(starting.machine_lock(state_dir, plan.name))
         starting.prepare(plan, state_dir, reset_root=False, say=_say)
-        taps.up(plan, state_dir)
+        made = taps.only(plan, taps.up(plan, state_dir))
+        stack.callback(taps.down, made, state_dir)  # unless the VMM starts
         stack.enter_context(taps.opened(plan))
         if not helpers.served_elsewhere(plan, state_dir):
             stack.enter_context(helpers.running(plan, state_dir))

@@ -177,6 +177,7 @@ class Session:
             self._stream = self._meet(pid)
 
     def _watch_helpers(self, running: list[helpers.Running]) -> None:
+        starting.bound_log(self._state_dir)
         if self._helper_ended is None:
             self._fates = ", ".join(filter(None, (one.fate() for one in running)))
             if self._fates:

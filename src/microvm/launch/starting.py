@@ -2,19 +2,25 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from microvm.errors import HostError, StateError
-from microvm.host import files, holders, ports, process, stream, volumes
-from microvm.host.process import Process
+from microvm.host import files, holders, ports, process, stream, vfio, volumes
+from microvm.host.process import Deadline, Process
 from microvm.launch import helpers
 from microvm.model.plan import LaunchPlan
 
 LOCK = holders.MACHINE_LOCK
 VMM_LOG = "vmm.log"
+DYING_S = 10.0
+"""How long a process that was killed may take to let go of what it has."""
+LOOK_S = 0.05
+LOG_LIMIT = 16 << 20
+"""Bytes of a VMM's log, after which it starts anew."""
 
 
 @contextmanager
@@ -26,14 +32,7 @@ def machine_lock(state_dir: Path, name: str) -> Iterator[int]:
         raise files.explain(error, f"make the state directory {state_dir}") from error
     path = state_dir / LOCK
     with ExitStack() as stack:
-        try:
-            descriptor = stack.enter_context(files.lock(path, wait=False))
-        except StateError as error:
-            holder = path.read_text().strip()
-            raise StateError(
-                f"the machine {name} is running already (process {holder})",
-                hint=f"stop that one first; its state is in {state_dir}",
-            ) from error
+        descriptor = stack.enter_context(_taken(path, name))
         os.set_inheritable(descriptor, True)
         try:
             os.ftruncate(descriptor, 0)
@@ -41,6 +40,39 @@ def machine_lock(state_dir: Path, name: str) -> Iterator[int]:
         except OSError as error:
             raise files.explain(error, f"write {path}") from error
         yield descriptor
+
+
+@contextmanager
+def _taken(path: Path, name: str) -> Iterator[int]:
+    """Hold a machine's lock; a killed launcher or VMM that still has it is waited for."""
+    deadline = Deadline(DYING_S)
+    while True:
+        with ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(files.lock(path, wait=False))
+            except StateError as error:
+                pid = path.read_text().strip()
+                if holders.is_ending(pid) and not deadline.expired:
+                    time.sleep(LOOK_S)
+                    continue
+                who = holders.of(path) if holders.is_ending(pid) else f"process {pid}"
+                raise StateError(
+                    f"the machine {name} is running already ({who})",
+                    hint=f"stop that one first; its state is in {path.parent}",
+                ) from error
+            yield descriptor
+            return
+
+
+def _await_end(path: Path) -> None:
+    """Wait for a VMM that is dying to let go of its lock file. Raises `StateError`."""
+    deadline = Deadline(DYING_S)
+    while holders.locked(path):
+        if deadline.expired:
+            raise StateError(
+                f"a VMM holds {path} ({holders.of(path)})", hint="stop that process first"
+            )
+        time.sleep(LOOK_S)
 
 
 def prepare(
@@ -58,6 +90,7 @@ def prepare(
                 hint="name a shorter one; relative paths start at the state directory",
             )
     ports.check_free(plan.ports)
+    vfio.check(plan.pci_devices)
     for name in plan.directories:
         (state_dir / name).mkdir(parents=True, exist_ok=True)
     empty = {plan.log: ""} if plan.log else {}
@@ -67,6 +100,8 @@ def prepare(
         from microvm.host import credentials  # 20 ms that few need
 
         credentials.write(plan.credentials, state_dir)
+    for name in plan.locks:
+        _await_end(state_dir / name)
     for name in plan.sockets:
         stream.remove_stale(state_dir / name)
     return volumes.prepare(plan, state_dir, reset_root=reset_root, say=say)
@@ -97,6 +132,13 @@ def vmm(
         yield running
 
 
+def bound_log(state_dir: Path) -> None:
+    """Let a VMM's log start anew before it fills the disk; the VMM appends to it."""
+    log = state_dir / VMM_LOG
+    if log.exists() and log.stat().st_size > LOG_LIMIT:
+        os.truncate(log, 0)
+
+
 def become_vmm(plan: LaunchPlan) -> NoReturn:
     """Replace this process by the VMM, with every lock that it holds. Raises `HostError`."""
     if plan.trees:
@@ -114,6 +156,6 @@ def last_words(plan: LaunchPlan, state_dir: Path) -> str:
     text = ""
     for name in filter(None, (VMM_LOG, plan.log)):
         log = state_dir / name
-        if log.exists() and (words := process.last_words(log.read_bytes())):
+        if words := process.last_words(files.tail(log)):
             text += f"\n{name}:{words}"
     return text + helpers.last_words(state_dir)

@@ -4,9 +4,10 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from microvm.errors import StateError
+from microvm.errors import MicroVMError, StateError
 from microvm.host import files, network
 from microvm.model.plan import LaunchPlan, MacvtapPlan, TapPlan
 
@@ -14,11 +15,31 @@ RECORD = "taps.json"
 """Interfaces made for the machine: name to interface index; no index is ever used twice."""
 
 
-def up(plan: LaunchPlan, state_dir: Path) -> None:
+def up(plan: LaunchPlan, state_dir: Path) -> set[str]:
     """Make the interfaces that are missing; those made for this machine before are used again.
 
-    Raises `StateError` for a foreign or busy one, `HostError`.
+    Returns the names of the new ones. When it raises, none of them is left. Raises `StateError`
+    for a foreign or busy one, `HostError`.
     """
+    made: set[str] = set()
+    try:
+        _up(plan, state_dir, made)
+    except MicroVMError:
+        down(only(plan, made), state_dir)
+        raise
+    return made
+
+
+def only(plan: LaunchPlan, names: set[str]) -> LaunchPlan:
+    """Return the plan with no other interfaces than these."""
+    return replace(
+        plan,
+        taps=tuple(one for one in plan.taps if one.name in names),
+        macvtaps=tuple(one for one in plan.macvtaps if one.name in names),
+    )
+
+
+def _up(plan: LaunchPlan, state_dir: Path, made: set[str]) -> None:
     record = _read(state_dir)
     for one in _planned(plan):
         found = network.index(one.name)
@@ -35,6 +56,7 @@ def up(plan: LaunchPlan, state_dir: Path) -> None:
             if isinstance(one, TapPlan)
             else network.macvtap_up(one, owner)
         )
+        made.add(one.name)
         # At once: what is not written down is nobody's after a crash.
         files.write_atomic(state_dir / RECORD, json.dumps(record), 0o600)
 

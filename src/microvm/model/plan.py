@@ -135,10 +135,14 @@ class LaunchPlan:
     ports: tuple[PortPlan, ...] = ()
     macvtaps: tuple[MacvtapPlan, ...] = ()
     opened: tuple[Opened, ...] = ()
+    pci_devices: tuple[str, ...] = ()
+    """Addresses of the devices that are handed over."""
     directories: tuple[str, ...] = ()
     """Directories that the VMM wants to find, relative to the state directory."""
     sockets: tuple[str, ...] = ()
     """Sockets of the VMM, relative to the state directory; stale ones are removed first."""
+    locks: tuple[str, ...] = ()
+    """Lock files of the VMM, relative to the state directory: one that is dying may have them."""
     control: str | None = None
     """The VMM's control socket, for whoever comes."""
     watch: str | None = None
