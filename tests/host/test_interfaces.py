@@ -120,3 +120,42 @@ def test_each_script_takes_away_what_is_its_own(told):
         said["second"] = [network.index("tap7") is None, (state / taps.RECORD).exists()]
     """)
     assert said == {"first": [True, False], "second": [True, False]}
+
+
+def test_a_tap_that_is_there_is_refused_and_not_joined(told):
+    said = told("""
+        tap = TapPlan(name="tap7", bridge=None)
+        plan = LaunchPlan(name="vm", hypervisor="h", process_name=None, argv=(), taps=(tap,))
+        network.tap_up(tap, 0)  # somebody's
+        said["foreign"] = refusal(taps.up, plan, state)
+        said["joined"] = network.in_use("tap7")
+        network.tap_down(tap)
+        taps.up(plan, state)
+        holder = network.open_tap("tap7", 1)  # a VMM that lives on
+        said["busy"] = refusal(taps.up, plan, state)
+        os.close(holder)
+        said["again"] = refusal(taps.up, plan, state)
+    """)
+    assert said["foreign"][:2] == [
+        "StateError", "the interface tap7 exists already and may be in use",
+    ]  # fmt: skip
+    assert not said["joined"]
+    assert said["busy"][:2] == ["StateError", "the tap tap7 is in use by another program"]
+    assert said["again"] is None
+
+
+def test_a_start_that_fails_takes_away_the_interfaces_that_it_made(told):
+    said = told("""
+        first, second = (TapPlan(name=name, bridge=None) for name in ("tap7", "tap8"))
+        third = TapPlan(name="tap9", bridge="nosuch")
+        plan = LaunchPlan(
+            name="vm", hypervisor="h", process_name=None, argv=(), taps=(first, second, third)
+        )
+        taps.up(taps.only(plan, {"tap7"}), state)
+        said["why"] = refusal(taps.up, plan, state)
+        said["left"] = [network.index(name) is not None for name in ("tap7", "tap8", "tap9")]
+        said["record"] = list(json.loads((state / taps.RECORD).read_text()))
+    """)
+    assert said["why"][1] == "tap9 can't join nosuch: there is no such bridge"
+    assert said["left"] == [True, False, False], "the first is of an earlier start"
+    assert said["record"] == ["tap7"]

@@ -16,7 +16,7 @@ import pytest
 
 from microvm.errors import ApiError, StateError
 from microvm.host import facts as host_facts
-from microvm.host import linux, network
+from microvm.host import holders, image_locks, linux, network
 from microvm.hypervisors import hypervisor
 from microvm.launch import helpers, planning, starting, taps
 from microvm.model.declaration import MicroVM
@@ -104,21 +104,23 @@ def started(tmp_path):
             ) as process,
         ):  # fmt: skip
             try:
-                yield reached(plan, process), process
+                yield reached(plan, process, tmp_path), process
             finally:
                 process.kill()
 
-    def reached(plan, process):
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                return hypervisor(plan.hypervisor).control(tmp_path / plan.control, timeout_s=30)
-            except ApiError:
-                assert process.poll() is None, (tmp_path / "said").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-
     return start
+
+
+def reached(plan, process, directory):
+    """Return a handle on a VMM as soon as it listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return hypervisor(plan.hypervisor).control(directory / plan.control, timeout_s=30)
+        except ApiError:
+            assert process.poll() is None, (directory / "said").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def ends(running, process):
@@ -194,3 +196,75 @@ def test_cloud_hypervisor_meets_virtiofsd(planned, started, tmp_path):
         assert helper.fate() is None
         assert ends(running, process)
         assert helper.process.wait(10) == 0, "it ends with the VMM"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_vmm_held_its_disk_and_is_no_obstacle_to_the_next(kind, planned, tmp_path):
+    plan = planned(kind, volumes=(VOLUME,), vsock=Vsock(cid=77))
+    for _ in range(3):
+        held = starting.prepare(plan, tmp_path, reset_root=False)
+        with (
+            (tmp_path / "said").open("wb") as said,
+            subprocess.Popen(
+                plan.argv, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                pass_fds=held,
+            ) as process,
+        ):  # fmt: skip
+            for number in held:
+                os.close(number)
+            try:
+                reached(plan, process, tmp_path)
+                deadline = time.monotonic() + 60
+                while not all((tmp_path / name).exists() for name in plan.sockets):
+                    assert time.monotonic() < deadline, (tmp_path / "said").read_text()
+                    time.sleep(0.05)
+                with pytest.raises(StateError, match=f"in use by .* process {process.pid}"):
+                    image_locks.lock(tmp_path / VOLUME.image, read_only=True)
+            finally:
+                process.kill()
+        # At once: sockets and lock files are as it left them.
+
+
+def test_cloud_hypervisors_read_what_qemu_reads(planned, tmp_path, tool):
+    """Each takes locks of its own; on what all of them only read, no one keeps another out."""
+    volume = Volume(image="odd,name.img", size=8)
+    plan = planned("cloud-hypervisor", volumes=(volume,))
+    for number in starting.prepare(plan, tmp_path, reset_root=False):
+        os.close(number)
+    plan = planned("cloud-hypervisor", volumes=(replace(volume, read_only=True),))
+    held = starting.prepare(plan, tmp_path, reset_root=False)
+    said = tmp_path / "said"
+    with (
+        said.open("wb") as file,
+        subprocess.Popen(
+            plan.argv,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            pass_fds=held,
+        ) as process,
+    ):
+        try:
+            reached(plan, process, tmp_path)
+            deadline = time.monotonic() + 30
+            while not holders.locked(tmp_path / volume.image):
+                assert time.monotonic() < deadline, said.read_text()
+                time.sleep(0.05)
+            second = image_locks.lock(tmp_path / volume.image, read_only=True)
+            os.close(second)
+            qemu = subprocess.run(
+                [
+                    tool("qemu-system-x86_64"), "-machine", "q35", "-accel", "tcg", "-nodefaults",
+                    "-display", "none", "-S", "-monitor", "stdio", "-drive",
+                    "if=none,id=a,format=raw,file.driver=file,file.filename=odd,,name.img,"
+                    "read-only=on,file.locking=off",
+                    "-device", "virtio-blk,drive=a",
+                ],
+                cwd=tmp_path, input=b"quit\n", capture_output=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert qemu.returncode == 0, qemu.stderr
+        finally:
+            process.kill()
+            for number in held:
+                os.close(number)
