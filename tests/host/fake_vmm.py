@@ -77,16 +77,21 @@ def plan(kind: str, directory: Path, code: str, *, known: dict | None = None, **
         "state_dir": str(state), "project_dir": str(directory), "store_dir": "/store",
         "machine_id": "1" * 32, "watched": True, **known,
     })  # fmt: skip
+    one = runner(kind, **fields)
+    assert backend.check(one.microvm, facts) == []
+    made = backend.plan(one, facts)
+    text = PROGRAM.format(python=sys.executable, kind=kind, socket=made.watch, code=code)
+    program.write_text(text)
+    program.chmod(0o755)
+    return replace(made, process_name=None)  # a script's own name says which file it is
+
+
+def runner(kind: str, **fields) -> Runner:
+    """Return a runner of a guest that is nowhere."""
     system = GuestSystem(
         name="s", source="debian", description="", architecture="x86_64", kernel="k",
         kernel_release="6", initrd="i", features=(), kernel_params=(),
         layers=(Layer(name="base", tree="t", image="e", kind="erofs", uuid="u"),),
     )  # fmt: skip
     microvm = MicroVM(hypervisor=kind, **fields)
-    assert backend.check(microvm, facts) == []
-    runner = Runner(schema=1, name="vm", microvm=microvm, system=system, vmlinux="v", disk="d")
-    made = backend.plan(runner, facts)
-    text = PROGRAM.format(python=sys.executable, kind=kind, socket=made.watch, code=code)
-    program.write_text(text)
-    program.chmod(0o755)
-    return replace(made, process_name=None)  # a script's own name says which file it is
+    return Runner(schema=1, name="vm", microvm=microvm, system=system, vmlinux="v", disk="d")

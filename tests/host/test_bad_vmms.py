@@ -17,7 +17,7 @@ from fake_vmm import KINDS
 from microvm.errors import HostError, StateError
 from microvm.host import facts, image_locks, vfio
 from microvm.hypervisors import hypervisor
-from microvm.launch import foreground, starting
+from microvm.launch import control, foreground, starting
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Share, Volume
 from microvm.model.facts import Accelerator, Facts, Program
@@ -244,6 +244,16 @@ def test_two_machines_can_not_have_one_image_but_for_reading(kind, tmp_path, sta
         os.close(number)
 
 
+@each
+def test_a_machine_that_was_killed_needs_no_shutdown(kind, tmp_path, state):
+    plan = fake_vmm.plan(kind, tmp_path, "")
+    (state / plan.control).parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(state / plan.control))
+    runner = fake_vmm.runner(kind)
+    assert control.shutdown_machine(runner, state, timeout_s=5) == "it is not running"
+
+
 HOLDER = """
 import fcntl, struct, sys, time
 lock = open(sys.argv[1], "w")
@@ -450,3 +460,53 @@ def test_signals_end_a_vmm_that_takes_none(run):
     assert ended.reason == (
         "ended by SIGTERM; the guest did not shut down within 1 s and was killed"
     )
+
+
+def test_a_runners_script_hands_its_locks_to_the_vmm(microvm_cli, mirror, tmp_path, tool):
+    """By different paths of one image, and in another state directory."""
+    tool("mkfs.ext4")
+    mirrored = f"system.mirror = '{mirror}'\n" if mirror else ""
+    vmm = tmp_path / "qemu"
+    vmm.write_text(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo 'QEMU emulator version 10.0.2' && exit\n"
+        "touch started; exec sleep 100\n"
+    )
+    vmm.chmod(0o755)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to("images")
+    running = []
+    try:
+        for name, place in (("web", "images"), ("web", "images"), ("db", "link")):
+            (tmp_path / "microvm.toml").write_text(
+                f"[microvms.{name}]\naccel = 'tcg'\nqemu.program = '{vmm}'\n"
+                f"volumes = [{{ image = '{tmp_path}/{place}/data.img', size = 16 }}]\n{mirrored}"
+            )
+            built = microvm_cli("build", f"{tmp_path}#{name}", timeout=600)
+            assert built.returncode == 0, built.stderr
+            state = tmp_path / name
+            state.mkdir(exist_ok=True)
+            launcher = Path(sys.executable).with_name("microvm-launch")
+            process = subprocess.Popen(
+                [f"{built.stdout.strip()}/bin/microvm-run"], cwd=state, stderr=subprocess.PIPE,
+                env={**microvm_cli.env, "MICROVM_LAUNCHER": str(launcher)}, text=True,
+            )  # fmt: skip
+            running.append(process)
+            if len(running) == 1:
+                deadline = time.monotonic() + 60
+                while not (state / "started").exists():
+                    assert process.poll() is None, process.stderr.read()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                continue
+            said = process.communicate(timeout=60)[1]
+            assert process.returncode == 5, said
+            assert f"process {running[0].pid}" in said
+            if name == "web":
+                assert "the machine web is running already" in said
+            else:
+                assert f"in use by another VMM (machine web, process {running[0].pid})" in said
+                assert not (state / "started").exists()
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()

@@ -198,9 +198,10 @@ def test_cloud_hypervisor_meets_virtiofsd(planned, started, tmp_path):
         assert helper.process.wait(10) == 0, "it ends with the VMM"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "crosvm"])
 def test_a_killed_vmm_held_its_disk_and_is_no_obstacle_to_the_next(kind, planned, tmp_path):
-    plan = planned(kind, volumes=(VOLUME,), vsock=Vsock(cid=77))
+    vsock = {} if kind == "crosvm" else {"vsock": Vsock(cid=77)}
+    plan = planned(kind, volumes=(VOLUME,), **vsock)
     for _ in range(3):
         held = starting.prepare(plan, tmp_path, reset_root=False)
         with (

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from microvm.errors import ApiError, UnsupportedOperation
-from microvm.host import process
+from microvm.host import process, stream
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Ballooning, Control
@@ -28,7 +28,8 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
     Returns which of them ended it. Raises `ApiError` when no VMM answers.
     """
     backend = hypervisor(runner.microvm.hypervisor)
-    if not (state_dir / (runner.microvm.socket or backend.control_socket)).exists():
+    # A VMM that was killed leaves its socket.
+    if not stream.listens(state_dir / (runner.microvm.socket or backend.control_socket)):
         return "it is not running"
     control = open_control(runner, state_dir, timeout_s=5)
     whole, last = Deadline(timeout_s), Deadline(timeout_s / 3)
