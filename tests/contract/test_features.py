@@ -189,6 +189,8 @@ LIMITS = [
     ("firecracker", {"vcpu": 33}, "vcpu"),
     ("firecracker", {"hotplug_mem": 100}, "hotplug_mem"),
     ("cloud-hypervisor", {"hotplug_mem": 130}, "hotplug_mem"),
+    ("qemu", {"hotplug_mem": 130}, "hotplug_mem"),
+    ("qemu", {"hotplug_mem": 128, "qemu": QemuOptions(machine="microvm")}, "qemu.machine"),
     ("cloud-hypervisor", {"hotplug_mem": 128, "hotplugged_mem": 3}, "hotplugged_mem"),
     *(
         (kind, {"volumes": tuple(Volume(image=f"{n}", size=1) for n in range(24))}, "volumes")

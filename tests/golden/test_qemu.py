@@ -79,6 +79,13 @@ CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
     "root-over-virtiofs": (MicroVM(store_on_disk=False), {"programs": {"virtiofsd": RUST}}),
     "root-over-9p": (MicroVM(system=GENERIC, store_on_disk=False, store_proto="9p"), {}),
     "huge-pages": (MicroVM(mem=2048, hugepage_mem=True), {}),
+    "memory": (
+        MicroVM(mem=1024, hotplug_mem=512, hotplugged_mem=128, balloon=True, initial_balloon_mem=256),
+        {},
+    ),
+    "memory-of-huge-pages": (
+        MicroVM(hotplug_mem=256, hugepage_mem=True, shares=(VIRTIOFS,)), {"programs": {"virtiofsd": RUST}},
+    ),
     "devices": (
         MicroVM(
             vsock=Vsock(cid=7), balloon=True, deflate_on_oom=False,

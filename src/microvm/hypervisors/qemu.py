@@ -30,7 +30,10 @@ class Qemu(Hypervisor):
         Support(feature=Feature.ACCEL_TCG),
         Support(feature=Feature.CPU_MODEL),
         Support(feature=Feature.HUGE_PAGES),
+        Support(feature=Feature.HOTPLUG),
+        Support(feature=Feature.HOTPLUGGED),
         Support(feature=Feature.BALLOON),
+        Support(feature=Feature.INITIAL_BALLOON),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
         Support(feature=Feature.SHARE_9P),
@@ -50,9 +53,6 @@ class Qemu(Hypervisor):
             instead="the guest reaches a UDP port of the host's loopback under the same number at "
             f'{HOST}; say guest.address = "{HOST}" and the same port',
         ),
-        Support(feature=Feature.HOTPLUG, available=False, instead="give the guest more `mem`"),
-        Support(feature=Feature.HOTPLUGGED, available=False, instead="give the guest more `mem`"),
-        Support(feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE"),
         Support(
             feature=Feature.USER, available=False, instead="start it as that user"
         ),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from microvm.errors import Problem
-from microvm.hypervisors.limits import kernel_for_9p
+from microvm.hypervisors.limits import hotplug, kernel_for_9p
 from microvm.model.declaration import MicroVM
 
 MMIO_SLOTS = 24
@@ -24,10 +24,19 @@ _OWN_PROPERTIES = {
 def limits(microvm: MicroVM) -> Iterator[Problem]:
     """Yield every reason beyond features why qemu can't run it."""
     yield from _slots(microvm)
+    yield from hotplug(microvm)
     yield from _machine(microvm)
     yield from _names(microvm)
     yield from kernel_for_9p(microvm)
     yield from _shares_9p(microvm)
+
+
+def need_pci(microvm: MicroVM) -> Iterator[str]:
+    """Yield the options that ask for what machine microvm, which has no PCI here, can't have."""
+    if microvm.shares:
+        yield "shares"
+    if microvm.hotplug_mem:
+        yield "hotplug_mem"
 
 
 def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
@@ -52,10 +61,10 @@ def _slots(microvm: MicroVM) -> Iterator[Problem]:
 
 
 def _machine(microvm: MicroVM) -> Iterator[Problem]:
-    if microvm.qemu.machine == "microvm" and microvm.shares:
+    if microvm.qemu.machine == "microvm" and (wanting := ", ".join(need_pci(microvm))):
         yield Problem(
             where="qemu.machine",
-            message="shares need PCI, which machine microvm lacks here",
+            message=f"machine microvm lacks PCI here, which this needs: {wanting}",
             hint="leave `machine` out, or use q35",
         )
     if microvm.qemu.machine == "microvm" and microvm.accel == "tcg":

@@ -8,6 +8,14 @@ from dataclasses import dataclass, field
 
 from microvm.hypervisors import resources, shares
 from microvm.hypervisors.kernel_line import kernel_line
+from microvm.hypervisors.qemu_limits import need_pci
+from microvm.hypervisors.qemu_memory import (
+    first_commands,
+    hotplug_memory,
+    initial_balloon,
+    memory_backend,
+    memory_size,
+)
 from microvm.hypervisors.qemu_syntax import escape
 from microvm.hypervisors.resources import Disk
 from microvm.model.devices import Interface, Share, names_device
@@ -67,6 +75,7 @@ class QemuPlan:
             hypervisor=vm.hypervisor,
             process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
             argv=tuple(self.argv),
+            files=initial_balloon(vm) if vm.initial_balloon_mem else {},
             helpers=tuple(self.helpers),
             volumes=resources.volume_plans(runner),
             taps=resources.taps(runner),
@@ -105,9 +114,9 @@ class QemuPlan:
             return "virt"
         if vm.qemu.machine:
             return vm.qemu.machine
-        if self.facts.accelerator.kind == "tcg" or vm.shares or not vm.store_on_disk:
-            return "q35"  # machine microvm hangs now and then under emulation, and has no PCI here
-        return "q35" if self.facts.positions else "microvm"
+        if self.facts.accelerator.kind == "tcg" or not vm.store_on_disk:
+            return "q35"  # machine microvm hangs now and then under emulation
+        return "q35" if self.facts.positions or any(need_pci(vm)) else "microvm"
 
     @property
     def pci(self) -> bool:
@@ -143,7 +152,7 @@ class QemuPlan:
             "-accel", "tcg,thread=multi" if tcg else "kvm",
             "-cpu", vm.cpu or self._cpu(),
             "-smp", str(vm.vcpu),
-            "-m", f"{vm.mem}M",
+            "-m", memory_size(vm),
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             "-uuid", dashed(facts.machine_id),
             # What a guest that took over the process could ask of the host's kernel.
@@ -153,8 +162,7 @@ class QemuPlan:
         if facts.watched:
             self.argv += ["-qmp", f"unix:path={WATCH},server=on,wait=off"]
         if self.shared_memory or vm.hugepage_mem:
-            huge = ",hugetlb=on" if vm.hugepage_mem else ""
-            self.argv += ["-object", f"memory-backend-memfd,id=mem,size={vm.mem}M,share=on{huge}"]
+            self.argv += ["-object", memory_backend(vm, "mem", vm.mem)]
         if vm.qemu.serial_console:
             self.argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
         if self.machine == "microvm":
@@ -169,6 +177,8 @@ class QemuPlan:
     def _own_parameters(self) -> tuple[str, ...]:
         console = "ttyAMA0" if self.machine == "virt" else "ttyS0"
         words = [f"console={console}"] if self.runner.microvm.qemu.serial_console else []
+        if self.runner.microvm.hotplug_mem:
+            words.append("memhp_default_state=online_movable")
         # A triple fault is the reset that every machine type has; -1: at once.
         return (*words, "reboot=t", "panic=-1") if self.machine != "virt" else (*words, "panic=-1")
 
@@ -256,10 +266,15 @@ class QemuPlan:
             self.argv += ["-chardev", f"socket,id=job,path={JOB},server=on,wait=off"]
             self.device("virtio-serial")
             self.argv += ["-device", f"virtserialport,chardev=job,name={JOB_PORT}"]
+        if vm.hotplug_mem:
+            self.argv += hotplug_memory(vm)
+            self.modules.append("virtio_mem")
         if vm.balloon:
             oom = "off" if vm.deflate_on_oom is False else "on"
             self.device("virtio-balloon", f"free-page-reporting=on,deflate-on-oom={oom}")
             self.modules.append("virtio_balloon")
+        if vm.initial_balloon_mem:
+            self.argv += first_commands()
         if vm.vsock.cid is not None:
             self.device("vhost-vsock", f"guest-cid={vm.vsock.cid}")
             self.modules.append("vmw_vsock_virtio_transport")
