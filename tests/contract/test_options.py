@@ -42,6 +42,13 @@ FULL = MicroVM(
     forward_ports=(ForwardPort(host=Endpoint(port=1), guest=Endpoint(port=2)),),
 )  # fmt: skip
 MORE = {
+    "qemu": {
+        "interfaces": (
+            *FULL.interfaces,
+            Interface(type="macvtap", id="m0", macvtap=MacvtapOptions(link="eth0")),
+            Interface(type="bridge", id="b0", bridge="br1"),
+        ),
+    },
     "cloud-hypervisor": {
         "interfaces": (
             Interface(type="tap", id="t0"),
@@ -181,7 +188,7 @@ def outcome(vm, tmp_path):
     backend = hypervisor(vm.hypervisor)
     path = backend.declared_program(vm) or "/usr/bin/vmm"
     facts = Facts(
-        accelerator=Accelerator(kind=vm.accel or "kvm", reason=""), landlock=3,
+        accelerator=Accelerator(kind=vm.accel or "kvm", reason=""), landlock=3, vhost_net=True,
         programs={
             backend.program: Program(path=path, version=(99, 0)),
             "virtiofsd": Program(path=vm.virtiofsd.program or "/v", version=(1,), flavour="rust"),

@@ -10,6 +10,7 @@ from microvm.model.devices import (
     Endpoint,
     ForwardPort,
     Interface,
+    MacvtapOptions,
     Share,
     TapOptions,
     Volume,
@@ -69,8 +70,17 @@ CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
             Interface(type="tap", id="tap0", mac="02:00:00:00:00:01"),
             Interface(type="tap", id="tap1", bridge="br0", tap=TapOptions(vhost=True)),
         )),
+        {"vhost_net": True},
+    ),
+    "interfaces": (
+        MicroVM(interfaces=(
+            Interface(type="macvtap", id="mv0", macvtap=MacvtapOptions(link="eth0")),
+            Interface(type="bridge", id="b0", bridge="br0"),
+            Interface(type="user", id="net0"),
+        )),
         {},
     ),
+    "queues": (MicroVM(vcpu=3, interfaces=(Interface(type="tap", id="tap0"),)), TCG),
     "shares": (MicroVM(system=GENERIC, shares=(VIRTIOFS, NINEP)), {"programs": {"virtiofsd": RUST}}),
     "shares-old-virtiofsd": (
         MicroVM(shares=(VIRTIOFS,), virtiofsd=VirtiofsdOptions(inode_file_handles=None)),

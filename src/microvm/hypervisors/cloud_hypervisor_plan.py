@@ -160,9 +160,7 @@ class CloudHypervisorPlan:
         return text
 
     def _interfaces(self) -> None:
-        numbers: dict[str, list[str]] = {}
-        for one in resources.opened(self.runner, queues=self.queues):
-            numbers.setdefault(one.name, []).append(str(one.number))
+        numbers = resources.descriptors(self.runner, queues=self.queues)
         for interface in self.runner.microvm.interfaces:
             address = interface.mac or mac(self.facts.machine_id, interface.id)
             self.arguments.add(

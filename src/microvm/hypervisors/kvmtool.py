@@ -50,6 +50,7 @@ class Kvmtool(Hypervisor):
         Support(feature=Feature.SHARE_9P),
         Support(feature=Feature.NET_USER),
         Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_BRIDGE),
         Support(feature=Feature.NET_MACVTAP),
         Support(
             feature=Feature.VHOST, available=False,
@@ -80,7 +81,6 @@ class Kvmtool(Hypervisor):
         ),
         Support(feature=Feature.ROOT_SHARED, available=False, instead="use images, or qemu"),
         Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
-        Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),

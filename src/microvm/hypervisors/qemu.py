@@ -41,6 +41,8 @@ class Qemu(Hypervisor):
         Support(feature=Feature.ROOT_SHARED),
         Support(feature=Feature.NET_USER),
         Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_BRIDGE),
+        Support(feature=Feature.NET_MACVTAP),
         Support(feature=Feature.FORWARD),
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
@@ -60,8 +62,6 @@ class Qemu(Hypervisor):
             feature=Feature.IMAGE_TYPE, available=False, instead="qemu-img convert -O raw"
         ),
         Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
-        Support(feature=Feature.NET_MACVTAP, available=False, instead="use tap with `bridge`"),
-        Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.PCI, available=False, instead="use cloud-hypervisor"),
         Support(feature=Feature.USB, available=False, instead="leave the device out"),
         Support(feature=Feature.ROOT_PORTS, available=False, instead="leave the ports out"),

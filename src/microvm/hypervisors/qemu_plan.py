@@ -28,6 +28,7 @@ CONTROL = "qmp.sock"
 WATCH = "watch.sock"
 """A second control socket: QEMU serves one client on each, and a launcher that stays keeps its."""
 JOB = "job.sock"
+MOST_QUEUES = 16
 JOB_PORT = "microvm.job"
 _SERVES = "qemu runs in a user namespace, where the layers that it serves have the guest's owners"
 PROGRAM = f"qemu-system-{platform.machine()}"
@@ -78,7 +79,9 @@ class QemuPlan:
             files=initial_balloon(vm) if vm.initial_balloon_mem else {},
             helpers=tuple(self.helpers),
             volumes=resources.volume_plans(runner),
-            taps=resources.taps(runner),
+            taps=resources.taps(runner, queues=self.queues),
+            macvtaps=resources.macvtaps(runner, facts),
+            opened=resources.opened(runner, queues=self.queues),
             ports=tuple(
                 PortPlan(
                     where=f"forward_ports.{index}",
@@ -122,6 +125,11 @@ class QemuPlan:
     def pci(self) -> bool:
         """Whether virtio devices are PCI functions; else they are memory-mapped."""
         return self.machine != "microvm"
+
+    @property
+    def queues(self) -> int:
+        """Queue pairs of an interface that the launcher opens."""
+        return min(self.runner.microvm.vcpu, MOST_QUEUES)
 
     @property
     def shared_memory(self) -> bool:
@@ -240,14 +248,20 @@ class QemuPlan:
 
     def _interface(self, interface: Interface) -> None:
         address = interface.mac or mac(self.facts.machine_id, interface.id)
+        properties = f"netdev={interface.id},mac={address}{',romfile=' if self.pci else ''}"
         if interface.type == "user":
             netdev = f"user,id={interface.id}{self._forwards()}"
         else:
+            numbers = resources.descriptors(self.runner, queues=self.queues)[interface.id]
+            several = len(numbers) > 1
             vhost = ",vhost=on" if interface.tap.vhost else ""
-            netdev = f"tap,id={interface.id},ifname={interface.id},script=no,downscript=no{vhost}"
-        rom = ",romfile=" if self.pci else ""
+            netdev = f"tap,id={interface.id},fd{'s' if several else ''}={':'.join(numbers)}{vhost}"
+            if several:
+                properties += ",mq=on"
+                # An interrupt for each queue, the control queue and changes of the configuration.
+                properties += f",vectors={2 * len(numbers) + 2}" if self.pci else ""
         self.argv += ["-netdev", netdev]
-        self.device("virtio-net", f"netdev={interface.id},mac={address}{rom}")
+        self.device("virtio-net", properties)
 
     def _forwards(self) -> str:
         """Ports of the host; those that the guest opens are a matter of its own units."""

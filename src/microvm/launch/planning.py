@@ -83,6 +83,7 @@ def gather(
         machine_id=identity,
         secret=secrets.token_hex(16),
         vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
+        vhost_net=os.access("/dev/vhost-net", os.R_OK | os.W_OK),
         positions=_positions(runner, state_dir),
         root=os.geteuid() == 0,
         landlock=linux.landlock_abi(),
