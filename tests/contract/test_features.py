@@ -27,6 +27,7 @@ from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.guest import GuestSystem, Layer
 from microvm.model.options import CloudHypervisorOptions, QemuOptions
 from microvm.model.runner import Runner
+from microvm.model.system import DebianSystem
 
 TAP = Interface(type="tap", id="t0")
 SHARE = Share(tag="s", source="s", mount_point="/s")
@@ -190,6 +191,22 @@ LIMITS = [
     ("firecracker", {"hotplug_mem": 100}, "hotplug_mem"),
     ("cloud-hypervisor", {"hotplug_mem": 130}, "hotplug_mem"),
     ("qemu", {"hotplug_mem": 130}, "hotplug_mem"),
+    ("qemu", {"devices": (Device(bus="pci", path="vendorid=0x1"),)}, "devices.0.path"),
+    ("qemu", {"devices": (Device(bus="usb", path="0000:00:01.0"),)}, "devices.0.path"),
+    ("qemu", {"devices": (Device(bus="usb", path="vendor=0x1"),)}, "devices.0.path"),
+    (
+        "qemu",
+        {"devices": (Device(bus="usb", path="hostbus=1"),), "system": DebianSystem(kernel="cloud")},
+        "system.kernel",
+    ),
+    *(
+        ("qemu", {"qemu": QemuOptions(pcie_root_ports=ports)}, f"qemu.pcie_root_ports.{where}")
+        for where, ports in (
+            ("1.id", (PcieRootPort(id="p"), PcieRootPort(id="p"))),
+            ("0.id", (PcieRootPort(id="usb"),)),
+            ("1.chassis", (PcieRootPort(id="p", chassis=3), PcieRootPort(id="q", chassis=3))),
+        )
+    ),
     ("qemu", {"hotplug_mem": 128, "qemu": QemuOptions(machine="microvm")}, "qemu.machine"),
     ("cloud-hypervisor", {"hotplug_mem": 128, "hotplugged_mem": 3}, "hotplugged_mem"),
     *(

@@ -23,6 +23,7 @@ from microvm.model.devices import (
 )  # fmt: skip
 from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.guest import GuestSystem, Layer, LockedLayer, SystemLock
+from microvm.model.options import QemuOptions
 from microvm.model.runner import Runner
 from microvm.model.system import DebianSystem, File, Repository, Unit, User
 from microvm.projects import rules
@@ -46,8 +47,16 @@ MORE = {
         "interfaces": (
             *FULL.interfaces,
             Interface(type="macvtap", id="m0", macvtap=MacvtapOptions(link="eth0")),
-            Interface(type="bridge", id="b0", bridge="br1"),
         ),
+        "volumes": (
+            *FULL.volumes,
+            Volume(image="q.img", auto_create=False, image_type="qcow2"),
+        ),
+        "devices": (
+            Device(bus="pci", path="0000:00:02.0"),
+            Device(bus="usb", path="vendorid=0x1,productid=0x2"),
+        ),
+        "qemu": QemuOptions(pcie_root_ports=(PcieRootPort(id="port0"),)),
     },
     "cloud-hypervisor": {
         "interfaces": (
@@ -85,7 +94,7 @@ SAMPLES = {
 }  # fmt: skip
 
 OTHERWISE = {
-    "proto": "virtiofs", "type": "user", "hypervisor": "kvmtool", "kernel": "generic", "backend": "headless", "hostmem": "1G",
+    "bus": "pci", "image_type": "vhd", "proto": "virtiofs", "type": "user", "hypervisor": "kvmtool", "kernel": "generic", "backend": "headless", "hostmem": "1G",
     "forward_ports": FULL.forward_ports, "shares": FULL.shares[:1], "interfaces": FULL.interfaces,
 }  # fmt: skip
 """Values for where the sample is what is there already, or means the same."""

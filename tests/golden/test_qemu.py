@@ -7,10 +7,13 @@ import pytest
 from microvm.hypervisors.qemu import PROGRAM
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import (
+    Device,
     Endpoint,
     ForwardPort,
     Interface,
     MacvtapOptions,
+    PcieRootPort,
+    QemuDeviceOptions,
     Share,
     TapOptions,
     Volume,
@@ -95,6 +98,27 @@ CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
     ),
     "memory-of-huge-pages": (
         MicroVM(hotplug_mem=256, hugepage_mem=True, shares=(VIRTIOFS,)), {"programs": {"virtiofsd": RUST}},
+    ),
+    "passed-through": (
+        MicroVM(
+            devices=(
+                Device(bus="pci", path="0000:01:00.0", qemu=QemuDeviceOptions(
+                    id="gpu", bus="port0", device_extra_args="x-igd-opregion=on,multifunction=on")),
+                Device(bus="usb", path="vendorid=0x1d6b,productid=0x0002"),
+            ),
+            qemu=QemuOptions(pcie_root_ports=(
+                PcieRootPort(id="port0"), PcieRootPort(id="port1", bus="pcie.0", slot=3, addr="0x1c"),
+                PcieRootPort(id="port2", chassis=1),
+            )),
+        ),
+        {},
+    ),
+    "image-types": (
+        MicroVM(volumes=tuple(
+            Volume(image=f"{kind}.img", auto_create=False, mount_point=f"/{kind}", image_type=kind)
+            for kind in ("qcow2", "vhd", "vhdx")
+        )),
+        {"positions": {0: "", 1: "", 2: ""}},
     ),
     "devices": (
         MicroVM(

@@ -36,6 +36,7 @@ class Qemu(Hypervisor):
         Support(feature=Feature.INITIAL_BALLOON),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
+        Support(feature=Feature.IMAGE_TYPE),
         Support(feature=Feature.SHARE_9P),
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
@@ -44,6 +45,9 @@ class Qemu(Hypervisor):
         Support(feature=Feature.NET_BRIDGE),
         Support(feature=Feature.NET_MACVTAP),
         Support(feature=Feature.FORWARD),
+        Support(feature=Feature.PCI),
+        Support(feature=Feature.USB),
+        Support(feature=Feature.ROOT_PORTS),
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
         Support(feature=Feature.VHOST),
@@ -58,13 +62,7 @@ class Qemu(Hypervisor):
         Support(
             feature=Feature.USER, available=False, instead="start it as that user"
         ),
-        Support(
-            feature=Feature.IMAGE_TYPE, available=False, instead="qemu-img convert -O raw"
-        ),
         Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
-        Support(feature=Feature.PCI, available=False, instead="use cloud-hypervisor"),
-        Support(feature=Feature.USB, available=False, instead="leave the device out"),
-        Support(feature=Feature.ROOT_PORTS, available=False, instead="leave the ports out"),
         Support(feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"),
         Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
     )  # fmt: skip

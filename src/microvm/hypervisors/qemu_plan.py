@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from microvm.hypervisors import resources, shares
 from microvm.hypervisors.kernel_line import kernel_line
+from microvm.hypervisors.qemu_devices import passed_through, root_ports
 from microvm.hypervisors.qemu_limits import need_pci
 from microvm.hypervisors.qemu_memory import (
     first_commands,
@@ -16,7 +17,7 @@ from microvm.hypervisors.qemu_memory import (
     memory_backend,
     memory_size,
 )
-from microvm.hypervisors.qemu_syntax import escape
+from microvm.hypervisors.qemu_syntax import FORMATS, escape
 from microvm.hypervisors.resources import Disk
 from microvm.model.devices import Interface, Share, names_device
 from microvm.model.facts import Facts
@@ -197,7 +198,7 @@ class QemuPlan:
         locking = ",file.locking=off" if disk.name.startswith("layer") else ""
         self.argv += [
             "-drive",
-            f"if=none,id={disk.name},format=raw,file.driver={driver},"
+            f"if=none,id={disk.name},format={FORMATS[disk.image_type]},file.driver={driver},"
             f"file.filename={escape(disk.path)},read-only={'on' if disk.read_only else 'off'},"
             f"discard=unmap{cache}{locking}",
         ]
@@ -292,6 +293,7 @@ class QemuPlan:
         if vm.vsock.cid is not None:
             self.device("vhost-vsock", f"guest-cid={vm.vsock.cid}")
             self.modules.append("vmw_vsock_virtio_transport")
+        self.argv += [*root_ports(vm), *passed_through(vm)]
         for name, path in sorted(vm.credential_files.items()):
             file = resources.in_project(path, self.facts)
             self.argv += ["-fw_cfg", f"name=opt/io.systemd.credentials/{name},file={escape(file)}"]

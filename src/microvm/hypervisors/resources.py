@@ -75,6 +75,7 @@ def volume_plans(runner: Runner) -> tuple[VolumePlan, ...]:
             create=volume.auto_create,
             read_only=volume.read_only,
             root=volume.mount_point == "/",
+            image_type=volume.image_type,
         )
         for index, volume in enumerate(runner.microvm.volumes)
     )

@@ -108,6 +108,7 @@ def _positions(runner: Runner, state_dir: Path) -> dict[int, str]:
             index=index, image=volume.image, size_mib=volume.size, fs_type=volume.fs_type,
             uuid=filesystem_uuid(runner.name, volume), label=volume.label,
             mkfs_args=(), create=volume.auto_create, read_only=volume.read_only, root=False,
+            image_type=volume.image_type,
         )
         for index, volume in enumerate(runner.microvm.volumes)
     ]  # fmt: skip

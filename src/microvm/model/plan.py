@@ -39,6 +39,8 @@ class VolumePlan:
     read_only: bool
     root: bool
     """The writable side of the root, pinned to the layers that it was made on."""
+    image_type: str = "raw"
+    """Format of the image; what is inside one of another format than raw is not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
