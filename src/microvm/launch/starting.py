@@ -12,6 +12,7 @@ from microvm.host import files, ports, process, stream, volumes
 from microvm.host.process import Process
 from microvm.launch import helpers
 from microvm.model.plan import LaunchPlan
+from microvm.model.runner import Runner
 
 LOCK = "lock"
 VMM_LOG = "vmm.log"
@@ -41,6 +42,14 @@ def machine_lock(state_dir: Path, name: str) -> Iterator[int]:
         except OSError as error:
             raise files.explain(error, f"write {path}") from error
         yield descriptor
+
+
+def check_devices(runner: Runner) -> None:
+    """Raise `HostError` when the host can't hand a device over that the guest is to get."""
+    if runner.microvm.devices:
+        from microvm.host import passthrough
+
+        passthrough.check(runner.microvm.devices)
 
 
 def prepare(plan: LaunchPlan, state_dir: Path, *, reset_root: bool) -> list[int]:
