@@ -198,3 +198,9 @@ auto_create = false
         "microvms.web.volumes.0.auto_create", "microvms.web.volumes.0.size",
     ]  # fmt: skip
     assert "qemu-img convert -f raw -O qcow2 RAW a.qcow2" in found[0]
+
+
+@pytest.mark.parametrize("name", ["credentials.img", "firecracker.json", "power.key", ".start.in"])
+def test_a_volume_is_none_of_our_own_files(problems, name):
+    [found] = problems(f"[microvms.web]\nvolumes = [{{ image = '{name}', size = 64 }}]\n")
+    assert f"{name}: such names in the state directory are our own" in found

@@ -20,7 +20,10 @@ HUGE_PAGE_MIB = 2
 _LABELS = {"xfs": 12, "vfat": 11, "ext2": 16, "ext3": 16, "ext4": 16, "btrfs": 16}
 _LEAST = {"xfs": 300, "btrfs": 110}
 """MiB that mkfs asks for (xfsprogs 5.19, btrfs-progs 6.2)."""
-_OURS = ("lock", "current", "host-id", "taps.json")
+_OURS = (
+    "lock", "current", "host-id", "taps.json", "credentials.img", "firecracker.json",
+    "cpu-template.json", "power.key", "empty",
+)  # fmt: skip
 _OUR_STARTS = (".", "virtiofs-microvm-")
 _OUR_ENDINGS = (".lock", ".layers", ".log")
 """What our own files in the state directory are called, with sockets (docs/state-directory.md)."""
