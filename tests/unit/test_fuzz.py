@@ -73,7 +73,7 @@ KEYS = {
     },
     "-device": {
         "", "drive", "serial", "chardev", "tag", "fsdev", "mount_tag", "netdev", "mac", "romfile",
-        "free-page-reporting", "deflate-on-oom", "guest-cid", "mq", "vectors", "id", "memdev", "requested-size", "prealloc",
+        "free-page-reporting", "deflate-on-oom", "guest-cid", "mq", "vectors", "id", "memdev", "requested-size", "prealloc", "bus", "chassis", "slot", "addr", "host", "vendorid", "productid", "hostbus", "hostaddr", "hostport",
     },
 }  # fmt: skip
 FILES = ("path", "file", "file.filename")
