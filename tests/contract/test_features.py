@@ -27,6 +27,7 @@ from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.guest import GuestSystem, Layer
 from microvm.model.options import CloudHypervisorOptions, QemuOptions
 from microvm.model.runner import Runner
+from microvm.model.system import DebianSystem
 
 TAP = Interface(type="tap", id="t0")
 SHARE = Share(tag="s", source="s", mount_point="/s")
@@ -101,7 +102,7 @@ def facts(kind, *version, **more):
     program = Program(path="/usr/bin/vmm", version=version or (99, 0))
     virtiofsd = Program(path="/v", version=(1, 13), flavour="rust")
     return Facts(**{
-        "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3,
+        "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3, "vhost_net": True,
         "programs": {hypervisor(kind).program: program, "virtiofsd": virtiofsd},
         "state_dir": "/s", "project_dir": "/p", "store_dir": "/st", "machine_id": "1" * 32, **more,
     })  # fmt: skip
@@ -189,6 +190,24 @@ LIMITS = [
     ("firecracker", {"vcpu": 33}, "vcpu"),
     ("firecracker", {"hotplug_mem": 100}, "hotplug_mem"),
     ("cloud-hypervisor", {"hotplug_mem": 130}, "hotplug_mem"),
+    ("qemu", {"hotplug_mem": 130}, "hotplug_mem"),
+    ("qemu", {"devices": (Device(bus="pci", path="vendorid=0x1"),)}, "devices.0.path"),
+    ("qemu", {"devices": (Device(bus="usb", path="0000:00:01.0"),)}, "devices.0.path"),
+    ("qemu", {"devices": (Device(bus="usb", path="vendor=0x1"),)}, "devices.0.path"),
+    (
+        "qemu",
+        {"devices": (Device(bus="usb", path="hostbus=1"),), "system": DebianSystem(kernel="cloud")},
+        "system.kernel",
+    ),
+    *(
+        ("qemu", {"qemu": QemuOptions(pcie_root_ports=ports)}, f"qemu.pcie_root_ports.{where}")
+        for where, ports in (
+            ("1.id", (PcieRootPort(id="p"), PcieRootPort(id="p"))),
+            ("0.id", (PcieRootPort(id="usb"),)),
+            ("1.chassis", (PcieRootPort(id="p", chassis=3), PcieRootPort(id="q", chassis=3))),
+        )
+    ),
+    ("qemu", {"hotplug_mem": 128, "qemu": QemuOptions(machine="microvm")}, "qemu.machine"),
     ("cloud-hypervisor", {"hotplug_mem": 128, "hotplugged_mem": 3}, "hotplugged_mem"),
     *(
         (kind, {"volumes": tuple(Volume(image=f"{n}", size=1) for n in range(24))}, "volumes")
@@ -230,3 +249,24 @@ def test_a_name_that_cloud_hypervisor_can_not_be_told_is_refused(version, image,
         assert [problem.where for problem in raised.value.problems] == ["volumes.0.image"]
     else:
         assert f'path="{image}",' in " ".join(plan(declared, known).argv)
+
+
+def test_qemu_does_not_go_on_without_the_vhost_net_that_was_asked_for():
+    taps = (TAP, Interface(type="tap", id="t1", tap=TapOptions(vhost=True)))
+    with pytest.raises(SpecError) as raised:
+        plan(MicroVM(interfaces=taps), facts("qemu", vhost_net=False))
+    [problem] = raised.value.problems
+    assert problem.where == "interfaces.1.tap.vhost"
+    assert "modprobe vhost_net" in problem.hint
+
+
+@pytest.mark.parametrize("kind", HypervisorKind)
+def test_a_bridge_interface_is_a_tap_that_the_launcher_puts_into_the_bridge(kind):
+    found = []
+    for type_ in ("tap", "bridge"):
+        interface = Interface(type=type_, id="b0", bridge="br0")
+        declared = MicroVM(hypervisor=kind.value, interfaces=(interface,))
+        assert hypervisor(kind).check(declared, facts(kind)) == []
+        found.append(plan(declared, facts(kind)))
+    assert found[0] == found[1]
+    assert [(tap.name, tap.bridge) for tap in found[1].taps] == [("b0", "br0")]

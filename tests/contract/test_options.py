@@ -23,6 +23,7 @@ from microvm.model.devices import (
 )  # fmt: skip
 from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.guest import GuestSystem, Layer, LockedLayer, SystemLock
+from microvm.model.options import QemuOptions
 from microvm.model.runner import Runner
 from microvm.model.system import DebianSystem, File, Repository, Unit, User
 from microvm.projects import rules
@@ -42,6 +43,21 @@ FULL = MicroVM(
     forward_ports=(ForwardPort(host=Endpoint(port=1), guest=Endpoint(port=2)),),
 )  # fmt: skip
 MORE = {
+    "qemu": {
+        "interfaces": (
+            *FULL.interfaces,
+            Interface(type="macvtap", id="m0", macvtap=MacvtapOptions(link="eth0")),
+        ),
+        "volumes": (
+            *FULL.volumes,
+            Volume(image="q.img", auto_create=False, image_type="qcow2"),
+        ),
+        "devices": (
+            Device(bus="pci", path="0000:00:02.0"),
+            Device(bus="usb", path="vendorid=0x1,productid=0x2"),
+        ),
+        "qemu": QemuOptions(pcie_root_ports=(PcieRootPort(id="port0"),)),
+    },
     "cloud-hypervisor": {
         "interfaces": (
             Interface(type="tap", id="t0"),
@@ -78,7 +94,7 @@ SAMPLES = {
 }  # fmt: skip
 
 OTHERWISE = {
-    "proto": "virtiofs", "type": "user", "hypervisor": "kvmtool", "kernel": "generic", "backend": "headless", "hostmem": "1G",
+    "bus": "pci", "image_type": "vhd", "proto": "virtiofs", "type": "user", "hypervisor": "kvmtool", "kernel": "generic", "backend": "headless", "hostmem": "1G",
     "forward_ports": FULL.forward_ports, "shares": FULL.shares[:1], "interfaces": FULL.interfaces,
 }  # fmt: skip
 """Values for where the sample is what is there already, or means the same."""
@@ -181,7 +197,7 @@ def outcome(vm, tmp_path):
     backend = hypervisor(vm.hypervisor)
     path = backend.declared_program(vm) or "/usr/bin/vmm"
     facts = Facts(
-        accelerator=Accelerator(kind=vm.accel or "kvm", reason=""), landlock=3,
+        accelerator=Accelerator(kind=vm.accel or "kvm", reason=""), landlock=3, vhost_net=True,
         programs={
             backend.program: Program(path=path, version=(99, 0)),
             "virtiofsd": Program(path=vm.virtiofsd.program or "/v", version=(1,), flavour="rust"),

@@ -7,9 +7,13 @@ import pytest
 from microvm.hypervisors.qemu import PROGRAM
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import (
+    Device,
     Endpoint,
     ForwardPort,
     Interface,
+    MacvtapOptions,
+    PcieRootPort,
+    QemuDeviceOptions,
     Share,
     TapOptions,
     Volume,
@@ -69,8 +73,17 @@ CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
             Interface(type="tap", id="tap0", mac="02:00:00:00:00:01"),
             Interface(type="tap", id="tap1", bridge="br0", tap=TapOptions(vhost=True)),
         )),
+        {"vhost_net": True},
+    ),
+    "interfaces": (
+        MicroVM(interfaces=(
+            Interface(type="macvtap", id="mv0", macvtap=MacvtapOptions(link="eth0")),
+            Interface(type="bridge", id="b0", bridge="br0"),
+            Interface(type="user", id="net0"),
+        )),
         {},
     ),
+    "queues": (MicroVM(vcpu=3, interfaces=(Interface(type="tap", id="tap0"),)), TCG),
     "shares": (MicroVM(system=GENERIC, shares=(VIRTIOFS, NINEP)), {"programs": {"virtiofsd": RUST}}),
     "shares-old-virtiofsd": (
         MicroVM(shares=(VIRTIOFS,), virtiofsd=VirtiofsdOptions(inode_file_handles=None)),
@@ -79,6 +92,34 @@ CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
     "root-over-virtiofs": (MicroVM(store_on_disk=False), {"programs": {"virtiofsd": RUST}}),
     "root-over-9p": (MicroVM(system=GENERIC, store_on_disk=False, store_proto="9p"), {}),
     "huge-pages": (MicroVM(mem=2048, hugepage_mem=True), {}),
+    "memory": (
+        MicroVM(mem=1024, hotplug_mem=512, hotplugged_mem=128, balloon=True, initial_balloon_mem=256),
+        {},
+    ),
+    "memory-of-huge-pages": (
+        MicroVM(hotplug_mem=256, hugepage_mem=True, shares=(VIRTIOFS,)), {"programs": {"virtiofsd": RUST}},
+    ),
+    "passed-through": (
+        MicroVM(
+            devices=(
+                Device(bus="pci", path="0000:01:00.0", qemu=QemuDeviceOptions(
+                    id="gpu", bus="port0", device_extra_args="x-igd-opregion=on,multifunction=on")),
+                Device(bus="usb", path="vendorid=0x1d6b,productid=0x0002"),
+            ),
+            qemu=QemuOptions(pcie_root_ports=(
+                PcieRootPort(id="port0"), PcieRootPort(id="port1", bus="pcie.0", slot=3, addr="0x1c"),
+                PcieRootPort(id="port2", chassis=1),
+            )),
+        ),
+        {},
+    ),
+    "image-types": (
+        MicroVM(volumes=tuple(
+            Volume(image=f"{kind}.img", auto_create=False, mount_point=f"/{kind}", image_type=kind)
+            for kind in ("qcow2", "vhd", "vhdx")
+        )),
+        {"positions": {0: "", 1: "", 2: ""}},
+    ),
     "devices": (
         MicroVM(
             vsock=Vsock(cid=7), balloon=True, deflate_on_oom=False,

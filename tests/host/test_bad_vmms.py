@@ -15,7 +15,7 @@ import pytest
 from fake_vmm import KINDS
 
 from microvm.errors import HostError, StateError
-from microvm.host import facts, image_locks, vfio
+from microvm.host import facts, image_locks
 from microvm.hypervisors import hypervisor
 from microvm.launch import control, foreground, starting
 from microvm.model.declaration import MicroVM
@@ -345,53 +345,13 @@ def test_a_program_that_is_too_old_is_told_both_versions(kind, version, said, tm
     assert backend.check(MicroVM(hypervisor=kind), new) == []
 
 
-@pytest.fixture
-def passed(tmp_path):
-    """A /sys and a /dev/vfio with one device, bound to a driver."""
-
-    def make(driver="vfio-pci", group="7", node=True):
-        device = tmp_path / "sys/bus/pci/devices/0000:03:00.0"
-        device.mkdir(parents=True)
-        for name, target in (("driver", driver), ("iommu_group", group)):
-            if target:
-                (tmp_path / name / target).mkdir(parents=True)
-                (device / name).symlink_to(tmp_path / name / target)
-        (tmp_path / "vfio").mkdir()
-        if node:
-            (tmp_path / "vfio" / group).touch(0o600)
-        return tmp_path / "sys", tmp_path / "vfio"
-
-    return make
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"driver": "nvme"}, "its driver is nvme"),
-        ({"driver": ""}, "its driver is none"),
-        ({"group": "", "node": False}, "it is in no IOMMU group"),
-        ({"node": False}, "vfio/7: No such file"),
-    ],
-)
-def test_a_pci_device_that_is_not_ready_is_told_why(fields, said, passed):
-    with pytest.raises(HostError, match=f"0000:03:00.0 through: .*{said}") as failure:
-        vfio.check(["0000:03:00.0"], *passed(**fields))
-    assert failure.value.hint
-
-
-def test_a_pci_device_that_is_ready_passes_and_a_missing_one_does_not(passed):
-    places = passed()
-    vfio.check(["0000:03:00.0"], *places)
-    with pytest.raises(HostError, match="none of that address"):
-        vfio.check(["0000:04:00.0"], *places)
-
-
 NOBODY = """
 import os, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from microvm.errors import MicroVMError
-from microvm.host import facts, network, vfio
+from microvm.host import facts, network, passthrough
+from microvm.model.devices import Device
 from microvm.model.plan import TapPlan
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
@@ -437,13 +397,21 @@ def test_a_tap_without_permission_is_told_with_the_way_out(covered, as_nobody):
     assert said == "no permission to make the tap mvnobody|run as root, or use type `user`"
 
 
-def test_a_vfio_group_without_permission_is_told_with_the_way_out(as_nobody, passed, tmp_path):
+def test_a_vfio_group_without_permission_is_told_with_the_way_out(as_nobody, tmp_path):
     for directory in (tmp_path, *tmp_path.parents):
         if directory.stat().st_uid == os.geteuid() and directory.stat().st_mode & 0o1 == 0:
             directory.chmod(directory.stat().st_mode | 0o1)
-    sysfs, devices = passed()
-    said = as_nobody(f"vfio.check(['0000:03:00.0'], Path({str(sysfs)!r}), Path({str(devices)!r}))")
-    assert f"no permission on {devices}/7" in said
+    device = tmp_path / "sys/bus/pci/devices/0000:03:00.0"
+    device.mkdir(parents=True)
+    for name, target in (("driver", "vfio-pci"), ("iommu_group", "7")):
+        (tmp_path / name / target).mkdir(parents=True)
+        (device / name).symlink_to(tmp_path / name / target)
+    group = tmp_path / "dev/vfio/7"
+    group.parent.mkdir(parents=True)
+    group.touch(0o600)
+    wanted = "Device(bus='pci', path='0000:03:00.0')"
+    said = as_nobody(f"passthrough.check([{wanted}], root=Path({str(tmp_path)!r}))")
+    assert f"no permission on {group}" in said
     assert "udev rule" in said
 
 

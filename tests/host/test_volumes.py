@@ -277,6 +277,41 @@ def test_a_device_is_held_alone_and_never_grown(tmp_path, tool):
         subprocess.run([losetup, "--detach", device], check=True)
 
 
+HEADERS = {
+    "raw": bytes(MIB), "qcow2": b"QFI\xfb" + bytes(MIB), "vhdx": b"vhdxfile" + bytes(MIB),
+    "vhd": bytes(MIB) + b"conectix" + bytes(504),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("declared", HEADERS)
+@pytest.mark.parametrize("found", HEADERS)
+def test_an_image_of_another_type_than_declared_is_refused(declared, found, tmp_path):
+    path = tmp_path / "data.img"
+    path.write_bytes(HEADERS[found])
+    wanted = volume(image_type=declared, size_mib=None, create=False)
+    if declared == found != "raw":
+        make(tmp_path, wanted)
+    elif declared != "raw":  # a raw image is looked into
+        with pytest.raises(StateError, match=f"is {found}, declared is {declared}"):
+            make(tmp_path, wanted)
+    assert path.read_bytes() == HEADERS[found]
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "vhdx", "vpc"])
+def test_image_types_are_told_apart_as_qemu_makes_them(kind, tmp_path, tool):
+    path = tmp_path / "data.img"
+    subprocess.run([tool("qemu-img"), "create", "-q", "-f", kind, str(path), "16M"], check=True)
+    assert superblock.image_type(path) == {"vpc": "vhd"}.get(kind, kind)
+
+
+def test_an_image_that_is_not_raw_is_never_made(tmp_path):
+    with pytest.raises(StateError) as raised:
+        make(tmp_path, volume(image_type="qcow2"))
+    assert "images of type qcow2 aren't made" in raised.value.message
+    assert "qemu-img convert" in raised.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_made_elsewhere_is_found_by_position(tmp_path):
     make(tmp_path, volume("other.img", uuid=str(uuid.uuid4())))
     (tmp_path / "parts.img").write_bytes(b"a partition table")

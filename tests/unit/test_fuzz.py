@@ -64,16 +64,16 @@ WHOLE = {"-smp", "-m", "-display", "-uuid", "-serial", "-kernel", "-initrd", "-a
 KEYS = {
     "-name": {"guest"}, "-accel": {"", "thread"}, "-chardev": {"", "id", "signal", "path", "server", "wait"},
     "-sandbox": {"", "obsolete", "elevateprivileges", "spawn", "resourcecontrol"}, "-qmp": {"path", "server", "wait"},
-    "-object": {"", "id", "size", "share", "hugetlb"}, "-fw_cfg": {"name", "file"},
+    "-object": {"", "id", "size", "share", "hugetlb", "reserve"}, "-fw_cfg": {"name", "file"},
     "-drive": {"if", "id", "format", "file.driver", "file.filename", "file.locking", "read-only", "discard", "cache.direct"},
     "-fsdev": {"", "id", "path", "security_model", "multidevs", "readonly"},
-    "-netdev": {"", "id", "hostfwd", "ifname", "script", "downscript", "vhost"},
+    "-netdev": {"", "id", "hostfwd", "fd", "fds", "vhost"}, "-mon": {"chardev", "mode"},
     "-machine": {
         "", "usb", "vmport", "acpi", "pit", "pic", "rtc", "isa-serial", "auto-kernel-cmdline", "ioapic2", "memory-backend",
     },
     "-device": {
         "", "drive", "serial", "chardev", "tag", "fsdev", "mount_tag", "netdev", "mac", "romfile",
-        "free-page-reporting", "deflate-on-oom", "guest-cid",
+        "free-page-reporting", "deflate-on-oom", "guest-cid", "mq", "vectors", "id", "memdev", "requested-size", "prealloc", "bus", "chassis", "slot", "addr", "host", "vendorid", "productid", "hostbus", "hostaddr", "hostport",
     },
 }  # fmt: skip
 FILES = ("path", "file", "file.filename")

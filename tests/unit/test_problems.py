@@ -181,3 +181,26 @@ def test_a_change_is_of_all_microvms_where_none_is_named(tmp_path):
     assert [everyone[name].mem for name in "ab"] == [512, 512]
     one = microvm.load(f"{tmp_path}#a", overrides=["mem=512"]).microvms
     assert [one[name].mem for name in "ab"] == [512, 64]
+
+
+def test_only_raw_images_are_made_and_measured(problems):
+    found = problems("""[microvms.web]
+[[microvms.web.volumes]]
+image = "a.qcow2"
+size = 64
+image_type = "qcow2"
+[[microvms.web.volumes]]
+image = "b.qcow2"
+image_type = "qcow2"
+auto_create = false
+""")
+    assert [each.split(": ")[1] for each in found] == [
+        "microvms.web.volumes.0.auto_create", "microvms.web.volumes.0.size",
+    ]  # fmt: skip
+    assert "qemu-img convert -f raw -O qcow2 RAW a.qcow2" in found[0]
+
+
+@pytest.mark.parametrize("name", ["credentials.img", "firecracker.json", "power.key", ".start.in"])
+def test_a_volume_is_none_of_our_own_files(problems, name):
+    [found] = problems(f"[microvms.web]\nvolumes = [{{ image = '{name}', size = 64 }}]\n")
+    assert f"{name}: such names in the state directory are our own" in found

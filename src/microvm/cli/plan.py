@@ -39,6 +39,8 @@ def main(args: Namespace) -> int:
         print(f"tap {tap.name}{f' on {tap.bridge}' if tap.bridge else ''}")
     for macvtap in plan.macvtaps:
         print(f"macvtap {macvtap.name} on {macvtap.link}, {macvtap.mode}, {macvtap.mac}")
+    for one in plan.opened:
+        print(f"# descriptor {one.number}: a queue of {one.name}")
     for helper in plan.helpers:
         print(f"helper {helper.name}: {shlex.join(helper.argv)}")
     if plan.credentials:

@@ -44,6 +44,23 @@ def read(path: Path) -> Superblock | None:
     return None
 
 
+def image_type(path: Path) -> str:
+    """Return the format of an image by its header or footer. Raises `OSError`.
+
+    Offsets: QEMU's docs/interop/qcow2.txt, Microsoft's specifications of VHD and VHDX.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+        end = file.seek(0, 2)
+        file.seek(max(end - 512, 0))
+        foot = file.read(8)
+    if head[:4] == b"QFI\xfb":
+        return "qcow2"
+    if head[:8] == b"vhdxfile":
+        return "vhdx"
+    return "vhd" if b"conectix" in (head[:8], foot) else "raw"
+
+
 def is_blank(path: Path) -> bool:
     """Return whether the first megabyte holds nothing but zeros. Raises `OSError`."""
     with path.open("rb") as file:

@@ -123,6 +123,9 @@ def _refuse_to_create(volume: VolumePlan, what: str) -> None:
     """Raise `StateError` for a volume that we are not to make."""
     if names_device(volume.image):
         raise StateError(f"{what}, and a device is not made here", hint="make it, or wait for it")
+    if volume.image_type != "raw":
+        hint = "make it (`qemu-img convert` makes one of a raw image)"
+        raise StateError(f"{what}, and images of type {volume.image_type} aren't made", hint=hint)
     if not volume.create:
         raise StateError(f"{what}, and auto_create is off", hint="make it, or set auto_create")
     if volume.size_mib is None:
@@ -202,8 +205,24 @@ def _no_copy_on_write(descriptor: int) -> None:
         return
 
 
+def _check_type(volume: VolumePlan, path: Path) -> None:
+    """Raise `StateError` for an image of another format; its contents are the guest's business."""
+    try:
+        found = superblock.image_type(path)
+    except OSError as error:
+        raise files.explain(error, f"read the volume {path}") from error
+    if found != volume.image_type:
+        raise StateError(
+            f"the volume {path} is {found}, declared is {volume.image_type}",
+            hint="correct image_type (`qemu-img info` tells it), or name another image",
+        )
+
+
 def _check(volume: VolumePlan, path: Path) -> Superblock | None:
     """Return what an image holds; raise `StateError` when that is not what was declared."""
+    if volume.image_type != "raw":
+        _check_type(volume, path)
+        return None
     block = _read(path)
     try:
         blank = block is None and superblock.is_blank(path)

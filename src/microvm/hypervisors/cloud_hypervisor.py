@@ -42,6 +42,7 @@ class CloudHypervisor(Hypervisor):
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
         Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_BRIDGE),
         Support(feature=Feature.NET_MACVTAP),
         Support(feature=Feature.PCI),
         Support(feature=Feature.VSOCK),
@@ -74,7 +75,6 @@ class CloudHypervisor(Hypervisor):
             feature=Feature.FORWARD_IPV6, available=False,
             instead="use type tap and forward on the host, or qemu",
         ),
-        Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.VHOST, available=False, instead="leave out `tap.vhost`, or qemu"),
         Support(feature=Feature.USB, available=False, instead="use qemu"),
         Support(

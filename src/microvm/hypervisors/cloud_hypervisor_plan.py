@@ -57,7 +57,6 @@ class CloudHypervisorPlan:
             credentials=resources.credential_disk(runner, facts),
             helpers=tuple(self.helpers),
             volumes=resources.volume_plans(runner),
-            pci_devices=resources.pci_devices(runner),
             taps=resources.taps(runner, queues=self.queues),
             macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner, queues=self.queues),
@@ -162,9 +161,7 @@ class CloudHypervisorPlan:
         return text
 
     def _interfaces(self) -> None:
-        numbers: dict[str, list[str]] = {}
-        for one in resources.opened(self.runner, queues=self.queues):
-            numbers.setdefault(one.name, []).append(str(one.number))
+        numbers = resources.descriptors(self.runner, queues=self.queues)
         for interface in self.runner.microvm.interfaces:
             address = interface.mac or mac(self.facts.machine_id, interface.id)
             self.arguments.add(

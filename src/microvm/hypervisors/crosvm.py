@@ -55,6 +55,7 @@ class Crosvm(Hypervisor):
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
         Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_BRIDGE),
         Support(feature=Feature.NET_MACVTAP),
         Support(feature=Feature.VHOST),
         Support(feature=Feature.VSOCK),
@@ -73,7 +74,6 @@ class Crosvm(Hypervisor):
         Support(
             feature=Feature.NET_USER, available=False, instead="use type tap, or qemu or kvmtool"
         ),
-        Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),
@@ -168,7 +168,6 @@ class _Plan:
             helpers=tuple(each.helper for each in self._served),
             volumes=resources.volume_plans(runner),
             credentials=credentials,
-            pci_devices=resources.pci_devices(runner),
             taps=resources.taps(runner),
             macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner),

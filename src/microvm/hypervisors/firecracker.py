@@ -47,6 +47,7 @@ class Firecracker(Hypervisor):
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.INITIAL_BALLOON),
         Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_BRIDGE),
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
         Support(
@@ -84,7 +85,6 @@ class Firecracker(Hypervisor):
             feature=Feature.NET_MACVTAP, available=False,
             instead="use tap with `bridge`, or cloud-hypervisor",
         ),
-        Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.VHOST, available=False, instead="leave out `tap.vhost`, or qemu"),
         Support(feature=Feature.PCI, available=False, instead="use cloud-hypervisor"),
         Support(feature=Feature.USB, available=False, instead="use qemu"),

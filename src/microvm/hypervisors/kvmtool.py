@@ -50,6 +50,7 @@ class Kvmtool(Hypervisor):
         Support(feature=Feature.SHARE_9P),
         Support(feature=Feature.NET_USER),
         Support(feature=Feature.NET_TAP),
+        Support(feature=Feature.NET_BRIDGE),
         Support(feature=Feature.NET_MACVTAP),
         Support(
             feature=Feature.VHOST, available=False,
@@ -80,7 +81,6 @@ class Kvmtool(Hypervisor):
         ),
         Support(feature=Feature.ROOT_SHARED, available=False, instead="use images, or qemu"),
         Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
-        Support(feature=Feature.NET_BRIDGE, available=False, instead="use tap with `bridge`"),
         Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
         Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),
@@ -233,7 +233,6 @@ class _Plan:
             files={BALLOON: "0\n", **self._power_files()},
             volumes=resources.volume_plans(runner),
             credentials=credentials,
-            pci_devices=resources.pci_devices(runner),
             taps=resources.taps(runner),
             macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner),

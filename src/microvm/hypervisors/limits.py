@@ -6,7 +6,7 @@ from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
 
 HOTPLUG_STEP_MIB = 128
-"""virtio-mem regions of cloud-hypervisor and firecracker are multiples of it."""
+"""Linux adds memory in blocks of it; cloud-hypervisor and firecracker insist on multiples."""
 BLOCK_MIB = 2
 """Smallest part of such a region that can be plugged in."""
 

@@ -1,8 +1,9 @@
 """A running qemu, by QMP."""
 
 from pathlib import Path
+from typing import Any
 
-from microvm.errors import ApiError, DeadlineExceeded
+from microvm.errors import ApiError, DeadlineExceeded, UnsupportedOperation
 from microvm.host.qmp import Qmp
 from microvm.hypervisors.control import Ballooning, Control, Pausable
 
@@ -48,8 +49,45 @@ class QemuControl(Control, Ballooning, Pausable):
         self._qmp.close()
 
     def set_memory(self, size_mib: int) -> None:
-        """Set the balloon: its value is what the guest keeps."""
-        self._qmp.call("balloon", value=size_mib * MIB)
+        """Plug in what goes beyond the memory at boot, or let the balloon take what is left."""
+        wanted, base = size_mib * MIB, self._qmp.call("query-memory-size-summary")["base-memory"]
+        region = self._region()
+        most = base + (region["max-size"] if region else 0)
+        if not 0 < wanted <= most:
+            raise ApiError(f"the guest can have 1 to {most // MIB} MiB, not {size_mib}")
+        lack = self._lack_of_balloon()
+        if lack and wanted < base:
+            raise UnsupportedOperation(
+                f"without a balloon the guest keeps its {base // MIB} MiB ({lack})",
+                hint="set `balloon = true` and start it again",
+            )
+        plugged = max(wanted - base, 0)
+        if region and plugged % (block := region["block-size"]):
+            near, step = (base + plugged // block * block) // MIB, block // MIB
+            raise ApiError(
+                f"memory is plugged in by {step} MiB", hint=f"say {near} or {near + step}"
+            )
+        if region and region["requested-size"] != plugged:
+            path = f"/machine/peripheral/{region['id']}"
+            self._qmp.call("qom-set", path=path, property="requested-size", value=plugged)
+        if not lack:  # its value is what the guest keeps of the memory at boot
+            self._qmp.call("balloon", value=min(wanted, base))
+
+    def _region(self) -> dict[str, Any] | None:
+        """Return what QEMU tells of the memory that can be plugged in."""
+        for device in self._qmp.call("query-memory-devices"):
+            if device["type"] == "virtio-mem" and device["data"].get("id"):
+                found: dict[str, Any] = device["data"]
+                return found
+        return None
+
+    def _lack_of_balloon(self) -> str | None:
+        """Return QEMU's words for why there is no balloon, or None."""
+        try:
+            self._qmp.call("query-balloon")
+        except ApiError as error:
+            return error.message
+        return None
 
     def pause(self) -> None:
         """Stop."""

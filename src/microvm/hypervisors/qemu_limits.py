@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from microvm.errors import Problem
-from microvm.hypervisors.limits import kernel_for_9p
+from microvm.hypervisors.limits import hotplug, kernel_for_9p
+from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
 from microvm.model.declaration import MicroVM
 
 MMIO_SLOTS = 24
@@ -13,6 +14,8 @@ PCI_SLOTS = 27
 CREDENTIAL_NAME = 28
 """Characters left of fw_cfg's 55 after `opt/io.systemd.credentials/` (docs/specs/fw_cfg.rst)."""
 
+_OUR_IDS = ("hotplug", "usb")
+"""Ids of devices that the plan names."""
 _OWN_PROPERTIES = {
     "type": "qemu.machine", "accel": "accel", "kernel": "system.kernel", "initrd": "initrd_path",
     "append": "kernel_params", "memory-backend": "hugepage_mem", "memory": "mem", "smp": "vcpu",
@@ -24,10 +27,25 @@ _OWN_PROPERTIES = {
 def limits(microvm: MicroVM) -> Iterator[Problem]:
     """Yield every reason beyond features why qemu can't run it."""
     yield from _slots(microvm)
+    yield from hotplug(microvm)
+    yield from _passed_through(microvm)
+    yield from _ports(microvm)
     yield from _machine(microvm)
     yield from _names(microvm)
     yield from kernel_for_9p(microvm)
     yield from _shares_9p(microvm)
+
+
+def need_pci(microvm: MicroVM) -> Iterator[str]:
+    """Yield the options that ask for what machine microvm, which has no PCI here, can't have."""
+    if microvm.shares:
+        yield "shares"
+    if microvm.hotplug_mem:
+        yield "hotplug_mem"
+    if microvm.devices:
+        yield "devices"
+    if microvm.qemu.pcie_root_ports:
+        yield "qemu.pcie_root_ports"
 
 
 def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
@@ -45,17 +63,20 @@ def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
 
 def _slots(microvm: MicroVM) -> Iterator[Problem]:
     limit = MMIO_SLOTS if microvm.qemu.machine == "microvm" else PCI_SLOTS
-    used = 8 + len(microvm.volumes) + len(microvm.shares) + len(microvm.interfaces)
+    used = 8 + sum(map(len, (microvm.volumes, microvm.shares, microvm.interfaces)))
+    # What says its own bus is not on the root bus, of which the slots are.
+    used += sum(port.bus is None for port in microvm.qemu.pcie_root_ports)
+    used += sum(each.bus == "pci" and each.qemu.bus is None for each in microvm.devices)
     if used > limit:
         message = f"{used} devices, 8 of them our own; the machine has {limit} slots"
         yield Problem(where="volumes", message=message, hint="use fewer, larger volumes")
 
 
 def _machine(microvm: MicroVM) -> Iterator[Problem]:
-    if microvm.qemu.machine == "microvm" and microvm.shares:
+    if microvm.qemu.machine == "microvm" and (wanting := ", ".join(need_pci(microvm))):
         yield Problem(
             where="qemu.machine",
-            message="shares need PCI, which machine microvm lacks here",
+            message=f"machine microvm lacks PCI here, which this needs: {wanting}",
             hint="leave `machine` out, or use q35",
         )
     if microvm.qemu.machine == "microvm" and microvm.accel == "tcg":
@@ -74,6 +95,48 @@ def _machine(microvm: MicroVM) -> Iterator[Problem]:
     if microvm.cpu and "help" in (word.partition("=")[0] for word in microvm.cpu.split(",")):
         message = "with `help` qemu lists models and does not start"
         yield Problem(where="cpu", message=message, hint="qemu-system-x86_64 -cpu help")
+
+
+def _passed_through(microvm: MicroVM) -> Iterator[Problem]:
+    for index, device in enumerate(microvm.devices):
+        keys = {word.partition("=")[0] for word in device.path.split(",") if "=" in word}
+        if device.bus == "usb" and (not keys or keys - USB_KEYS):
+            yield Problem(
+                where=f"devices.{index}.path",
+                message=f"{device.path} selects no USB device",
+                hint="say vendorid and productid (`lsusb`), or hostbus and hostport",
+            )
+        if device.bus == "pci" and keys:
+            message = f"{device.path} is no PCI address"
+            hint = "such as 0000:03:00.0 (`lspci -D`)"
+            yield Problem(where=f"devices.{index}.path", message=message, hint=hint)
+    if has_usb(microvm) and microvm.system.kernel == "cloud":
+        yield Problem(
+            where="system.kernel",
+            message="the cloud kernel has no USB, which a device needs",
+            hint='leave it out, or say "generic"',
+        )
+
+
+def _ports(microvm: MicroVM) -> Iterator[Problem]:
+    devices = ((f"devices.{i}.qemu.id", d.qemu.id) for i, d in enumerate(microvm.devices))
+    ports = microvm.qemu.pcie_root_ports
+    ids = [*((f"qemu.pcie_root_ports.{i}.id", p.id) for i, p in enumerate(ports)), *devices]
+    taken: dict[str | tuple[int, int], str] = dict.fromkeys(_OUR_IDS, "one of ours")
+    for where, name in ids:
+        if name and name in taken:
+            message = f"the id {name} is that of {taken[name]} too"
+            yield Problem(where=where, message=message, hint="name another id")
+        elif name:
+            taken[name] = where
+    for index, port in enumerate(ports):
+        where = f"qemu.pcie_root_ports.{index}.chassis"
+        place = (port.chassis, port.slot or 0) if port.chassis is not None else None
+        if place and place in taken:
+            message = f"chassis {place[0]}, slot {place[1]} is that of {taken[place]} too"
+            yield Problem(where=where, message=message, hint="leave chassis out")
+        elif place:
+            taken[place] = where
 
 
 def _names(microvm: MicroVM) -> Iterator[Problem]:

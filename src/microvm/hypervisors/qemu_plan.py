@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 
 from microvm.hypervisors import resources, shares
 from microvm.hypervisors.kernel_line import kernel_line
-from microvm.hypervisors.qemu_syntax import escape
+from microvm.hypervisors.qemu_devices import passed_through, root_ports
+from microvm.hypervisors.qemu_limits import need_pci
+from microvm.hypervisors.qemu_memory import (
+    first_commands,
+    hotplug_memory,
+    initial_balloon,
+    memory_backend,
+    memory_size,
+)
+from microvm.hypervisors.qemu_syntax import FORMATS, escape
 from microvm.hypervisors.resources import Disk
 from microvm.model.devices import Interface, Share, names_device
 from microvm.model.facts import Facts
@@ -20,6 +29,7 @@ CONTROL = "qmp.sock"
 WATCH = "watch.sock"
 """A second control socket: QEMU serves one client on each, and a launcher that stays keeps its."""
 JOB = "job.sock"
+MOST_QUEUES = 16
 JOB_PORT = "microvm.job"
 _SERVES = "qemu runs in a user namespace, where the layers that it serves have the guest's owners"
 PROGRAM = f"qemu-system-{platform.machine()}"
@@ -67,10 +77,12 @@ class QemuPlan:
             hypervisor=vm.hypervisor,
             process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
             argv=tuple(self.argv),
+            files=initial_balloon(vm) if vm.initial_balloon_mem else {},
             helpers=tuple(self.helpers),
             volumes=resources.volume_plans(runner),
-            pci_devices=resources.pci_devices(runner),
-            taps=resources.taps(runner),
+            taps=resources.taps(runner, queues=self.queues),
+            macvtaps=resources.macvtaps(runner, facts),
+            opened=resources.opened(runner, queues=self.queues),
             ports=tuple(
                 PortPlan(
                     where=f"forward_ports.{index}",
@@ -106,14 +118,19 @@ class QemuPlan:
             return "virt"
         if vm.qemu.machine:
             return vm.qemu.machine
-        if self.facts.accelerator.kind == "tcg" or vm.shares or not vm.store_on_disk:
-            return "q35"  # machine microvm hangs now and then under emulation, and has no PCI here
-        return "q35" if self.facts.positions else "microvm"
+        if self.facts.accelerator.kind == "tcg" or not vm.store_on_disk:
+            return "q35"  # machine microvm hangs now and then under emulation
+        return "q35" if self.facts.positions or any(need_pci(vm)) else "microvm"
 
     @property
     def pci(self) -> bool:
         """Whether virtio devices are PCI functions; else they are memory-mapped."""
         return self.machine != "microvm"
+
+    @property
+    def queues(self) -> int:
+        """Queue pairs of an interface that the launcher opens."""
+        return min(self.runner.microvm.vcpu, MOST_QUEUES)
 
     @property
     def shared_memory(self) -> bool:
@@ -144,7 +161,7 @@ class QemuPlan:
             "-accel", "tcg,thread=multi" if tcg else "kvm",
             "-cpu", vm.cpu or self._cpu(),
             "-smp", str(vm.vcpu),
-            "-m", f"{vm.mem}M",
+            "-m", memory_size(vm),
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             "-uuid", dashed(facts.machine_id),
             # What a guest that took over the process could ask of the host's kernel.
@@ -154,8 +171,7 @@ class QemuPlan:
         if facts.watched:
             self.argv += ["-qmp", f"unix:path={WATCH},server=on,wait=off"]
         if self.shared_memory or vm.hugepage_mem:
-            huge = ",hugetlb=on" if vm.hugepage_mem else ""
-            self.argv += ["-object", f"memory-backend-memfd,id=mem,size={vm.mem}M,share=on{huge}"]
+            self.argv += ["-object", memory_backend(vm, "mem", vm.mem)]
         if vm.qemu.serial_console:
             self.argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
         if self.machine == "microvm":
@@ -170,6 +186,8 @@ class QemuPlan:
     def _own_parameters(self) -> tuple[str, ...]:
         console = "ttyAMA0" if self.machine == "virt" else "ttyS0"
         words = [f"console={console}"] if self.runner.microvm.qemu.serial_console else []
+        if self.runner.microvm.hotplug_mem:
+            words.append("memhp_default_state=online_movable")
         # A triple fault is the reset that every machine type has; -1: at once.
         return (*words, "reboot=t", "panic=-1") if self.machine != "virt" else (*words, "panic=-1")
 
@@ -180,7 +198,7 @@ class QemuPlan:
         locking = ",file.locking=off" if disk.read_only else ""
         self.argv += [
             "-drive",
-            f"if=none,id={disk.name},format=raw,file.driver={driver},"
+            f"if=none,id={disk.name},format={FORMATS[disk.image_type]},file.driver={driver},"
             f"file.filename={escape(disk.path)},read-only={'on' if disk.read_only else 'off'},"
             f"discard=unmap{cache}{locking}",
         ]
@@ -231,14 +249,20 @@ class QemuPlan:
 
     def _interface(self, interface: Interface) -> None:
         address = interface.mac or mac(self.facts.machine_id, interface.id)
+        properties = f"netdev={interface.id},mac={address}{',romfile=' if self.pci else ''}"
         if interface.type == "user":
             netdev = f"user,id={interface.id}{self._forwards()}"
         else:
+            numbers = resources.descriptors(self.runner, queues=self.queues)[interface.id]
+            several = len(numbers) > 1
             vhost = ",vhost=on" if interface.tap.vhost else ""
-            netdev = f"tap,id={interface.id},ifname={interface.id},script=no,downscript=no{vhost}"
-        rom = ",romfile=" if self.pci else ""
+            netdev = f"tap,id={interface.id},fd{'s' if several else ''}={':'.join(numbers)}{vhost}"
+            if several:
+                properties += ",mq=on"
+                # An interrupt for each queue, the control queue and changes of the configuration.
+                properties += f",vectors={2 * len(numbers) + 2}" if self.pci else ""
         self.argv += ["-netdev", netdev]
-        self.device("virtio-net", f"netdev={interface.id},mac={address}{rom}")
+        self.device("virtio-net", properties)
 
     def _forwards(self) -> str:
         """Ports of the host; those that the guest opens are a matter of its own units."""
@@ -257,13 +281,19 @@ class QemuPlan:
             self.argv += ["-chardev", f"socket,id=job,path={JOB},server=on,wait=off"]
             self.device("virtio-serial")
             self.argv += ["-device", f"virtserialport,chardev=job,name={JOB_PORT}"]
+        if vm.hotplug_mem:
+            self.argv += hotplug_memory(vm)
+            self.modules.append("virtio_mem")
         if vm.balloon:
             oom = "off" if vm.deflate_on_oom is False else "on"
             self.device("virtio-balloon", f"free-page-reporting=on,deflate-on-oom={oom}")
             self.modules.append("virtio_balloon")
+        if vm.initial_balloon_mem:
+            self.argv += first_commands()
         if vm.vsock.cid is not None:
             self.device("vhost-vsock", f"guest-cid={vm.vsock.cid}")
             self.modules.append("vmw_vsock_virtio_transport")
+        self.argv += [*root_ports(vm), *passed_through(vm)]
         for name, path in sorted(vm.credential_files.items()):
             file = resources.in_project(path, self.facts)
             self.argv += ["-fw_cfg", f"name=opt/io.systemd.credentials/{name},file={escape(file)}"]

@@ -76,6 +76,7 @@ def volume_plans(runner: Runner) -> tuple[VolumePlan, ...]:
             read_only=volume.read_only,
             root=volume.mount_point == "/",
             mounted=volume.mount_point is not None,
+            image_type=volume.image_type,
         )
         for index, volume in enumerate(runner.microvm.volumes)
     )
@@ -86,13 +87,8 @@ def taps(runner: Runner, *, queues: int = 1) -> tuple[TapPlan, ...]:
     return tuple(
         TapPlan(name=interface.id, bridge=interface.bridge, queues=queues)
         for interface in runner.microvm.interfaces
-        if interface.type == "tap"
+        if interface.type in ("tap", "bridge")
     )
-
-
-def pci_devices(runner: Runner) -> tuple[str, ...]:
-    """Return the addresses of the PCI devices that are handed over."""
-    return tuple(device.path for device in runner.microvm.devices if device.bus == "pci")
 
 
 def macvtaps(runner: Runner, facts: Facts) -> tuple[MacvtapPlan, ...]:
@@ -115,7 +111,8 @@ FIRST_DESCRIPTOR = 200
 
 def opened(runner: Runner, *, queues: int = 1) -> tuple[Opened, ...]:
     """Return the taps and macvtaps that the VMM inherits open, each queue under its number."""
-    kinds: dict[str, Literal["tap", "macvtap"]] = {"tap": "tap", "macvtap": "macvtap"}
+    kinds: dict[str, Literal["tap", "macvtap"]]
+    kinds = {"tap": "tap", "bridge": "tap", "macvtap": "macvtap"}
     wanted = [
         (kinds[interface.type], interface.id)
         for interface in runner.microvm.interfaces
@@ -126,6 +123,14 @@ def opened(runner: Runner, *, queues: int = 1) -> tuple[Opened, ...]:
         Opened(number=number, kind=kind, name=name, queues=queues)
         for number, (kind, name) in enumerate(wanted, FIRST_DESCRIPTOR)
     )
+
+
+def descriptors(runner: Runner, *, queues: int = 1) -> dict[str, list[str]]:
+    """Return the descriptor numbers of each interface that `opened` has."""
+    numbers: dict[str, list[str]] = {}
+    for one in opened(runner, queues=queues):
+        numbers.setdefault(one.name, []).append(str(one.number))
+    return numbers
 
 
 def modules(runner: Runner, transport: str, *more: str) -> tuple[str, ...]:

@@ -45,8 +45,9 @@ def foreground(
     Raises `MicroVMError` when it can't be started.
     """
     with ExitStack() as stack:
-        name = planning.load_runner(runner_dir).name
-        lock = stack.enter_context(starting.machine_lock(state_dir, name))
+        runner = planning.load_runner(runner_dir)
+        lock = stack.enter_context(starting.machine_lock(state_dir, runner.name))
+        starting.check_devices(runner)
         plan = planning.plan(
             runner_dir,
             state_dir=state_dir,

@@ -47,6 +47,7 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
 
     from microvm.launch import helpers, starting, taps
 
+    starting.check_devices(planning.load_runner(runner_dir))
     plan = _plan(runner_dir)
     state_dir = Path.cwd()
     with ExitStack() as stack:

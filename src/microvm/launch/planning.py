@@ -85,6 +85,7 @@ def gather(
         vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
         positions=volumes.positions(resources.volume_plans(runner), state_dir),
         outgrown=volumes.outgrown(resources.volume_plans(runner), state_dir),
+        vhost_net=os.access("/dev/vhost-net", os.R_OK | os.W_OK),
         root=os.geteuid() == 0,
         landlock=linux.landlock_abi(),
         watched=watched,

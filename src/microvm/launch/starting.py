@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from microvm.errors import HostError, StateError
-from microvm.host import files, holders, ports, process, stream, vfio, volumes
+from microvm.host import files, holders, ports, process, stream, volumes
 from microvm.host.process import Deadline, Process
 from microvm.launch import helpers
 from microvm.model.plan import LaunchPlan
+from microvm.model.runner import Runner
 
 LOCK = holders.MACHINE_LOCK
 VMM_LOG = "vmm.log"
@@ -75,6 +76,14 @@ def _await_end(path: Path) -> None:
         time.sleep(LOOK_S)
 
 
+def check_devices(runner: Runner) -> None:
+    """Raise `HostError` when the host can't hand a device over that the guest is to get."""
+    if runner.microvm.devices:
+        from microvm.host import passthrough
+
+        passthrough.check(runner.microvm.devices)
+
+
 def prepare(
     plan: LaunchPlan,
     state_dir: Path,
@@ -90,7 +99,6 @@ def prepare(
                 hint="name a shorter one; relative paths start at the state directory",
             )
     ports.check_free(plan.ports)
-    vfio.check(plan.pci_devices)
     for name in plan.directories:
         (state_dir / name).mkdir(parents=True, exist_ok=True)
     empty = {plan.log: ""} if plan.log else {}

@@ -139,10 +139,11 @@ class Interface:
     __pydantic_config__ = STRICT
 
     type: InterfaceType
-    """`user` needs no rights; `tap`, `macvtap` and `bridge` join the host's networks.
+    """`user` needs no rights; `tap`, `macvtap` and `bridge` join the host's networks. `bridge` is a
+    tap that always has a `bridge`.
     User networking lets the guest reach services that listen on the host's loopback address."""
     id: InterfaceName
-    """Name of the host's interface (tap, macvtap), and of the device in the VMM."""
+    """Name of the host's interface (tap, bridge, macvtap), and of the device in the VMM."""
     mac: Mac | None = None
     """MAC address; unset: derived from host, machine and id at launch."""
     bridge: InterfaceName | None = None

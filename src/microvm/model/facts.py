@@ -41,6 +41,8 @@ class Facts:
     """Made anew for each start; what knows it may power the guest off."""
     vhost_vsock: bool = False
     """Whether the host's kernel passes vsock on to guests (/dev/vhost-vsock)."""
+    vhost_net: bool = False
+    """Whether the host's kernel moves packets of guests itself (/dev/vhost-net)."""
     positions: Mapping[int, str] = field(default_factory=dict)
     """File system of each volume, by its index, that was not made here: found by position."""
     outgrown: tuple[int, ...] = ()

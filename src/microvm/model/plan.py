@@ -41,6 +41,8 @@ class VolumePlan:
     """The writable side of the root, pinned to the layers that it was made on."""
     mounted: bool = True
     """Whether the guest's initrd mounts it, and so can grow its file system."""
+    image_type: str = "raw"
+    """Format of the image; what is inside one of another format than raw is not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +137,6 @@ class LaunchPlan:
     ports: tuple[PortPlan, ...] = ()
     macvtaps: tuple[MacvtapPlan, ...] = ()
     opened: tuple[Opened, ...] = ()
-    pci_devices: tuple[str, ...] = ()
-    """Addresses of the devices that are handed over."""
     directories: tuple[str, ...] = ()
     """Directories that the VMM wants to find, relative to the state directory."""
     sockets: tuple[str, ...] = ()

@@ -9,9 +9,10 @@ from microvm.errors import Problem
 from microvm.host.files import obstacle
 from microvm.hypervisors.kernel_line import ROOM
 from microvm.hypervisors.qemu_plan import CONTROL, JOB, WATCH
+from microvm.hypervisors.qemu_syntax import FORMATS
 from microvm.model import forwards
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import ForwardPort, names_device, shortest
+from microvm.model.devices import ForwardPort, Volume, names_device, shortest
 from microvm.projects import guest_rules, keypath
 
 SOCKET_LIMIT = 107
@@ -19,7 +20,10 @@ HUGE_PAGE_MIB = 2
 _LABELS = {"xfs": 12, "vfat": 11, "ext2": 16, "ext3": 16, "ext4": 16, "btrfs": 16}
 _LEAST = {"xfs": 300, "btrfs": 110}
 """MiB that mkfs asks for (xfsprogs 5.19, btrfs-progs 6.2)."""
-_OURS = ("lock", "current", "host-id", "taps.json")
+_OURS = (
+    "lock", "current", "host-id", "taps.json", "credentials.img", "firecracker.json",
+    "cpu-template.json", "power.key", "empty",
+)  # fmt: skip
 _OUR_STARTS = (".", "virtiofs-microvm-")
 _OUR_ENDINGS = (".lock", ".layers", ".log")
 """What our own files in the state directory are called, with sockets (docs/state-directory.md)."""
@@ -93,6 +97,8 @@ def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             )
         if volume.fs_type == "vfat" and "." in (volume.label or ""):
             yield Problem(where=f"{key}.label", message="vfat takes no `.` in a label")
+        if volume.image_type != "raw":
+            yield from _not_raw(volume, key)
         if volume.mount_point == "/" and volume.read_only:
             yield Problem(
                 where=f"{key}.read_only", message="the writable side of the root can't be read-only"
@@ -103,6 +109,21 @@ def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
                 message="vfat can't be the writable side of the root",
                 hint="use ext4",
             )
+
+
+def _not_raw(volume: Volume, key: str) -> Iterator[Problem]:
+    """What is done only with raw images."""
+    kind = volume.image_type
+    if volume.auto_create:
+        yield Problem(
+            where=f"{key}.auto_create",
+            message=f"images are made here raw, not {kind}",
+            hint="set it to false, and make the image of a raw one with a file system: "
+            f"qemu-img convert -f raw -O {FORMATS[kind]} RAW {volume.image}",
+        )
+    if volume.size is not None:
+        message = f"the size of a {kind} image is not looked at"
+        yield Problem(where=f"{key}.size", message=message, hint="leave it out")
 
 
 def _state(vm: MicroVM, directory: Path) -> Iterator[Problem]:

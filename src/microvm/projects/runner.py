@@ -64,7 +64,7 @@ def _scripts(vm: MicroVM) -> dict[str, str]:
     scripts = {"microvm-run": "run", "microvm-shutdown": "shutdown"}
     if vm.balloon or vm.hotplug_mem:
         scripts["microvm-balloon"] = "balloon"
-    if any(interface.type == "tap" for interface in vm.interfaces):
+    if any(interface.type in ("tap", "bridge") for interface in vm.interfaces):
         scripts |= {"tap-up": "tap-up", "tap-down": "tap-down"}
     if any(interface.type == "macvtap" for interface in vm.interfaces):
         scripts |= {"macvtap-up": "macvtap-up", "macvtap-down": "macvtap-down"}
@@ -78,7 +78,7 @@ def _metadata(vm: MicroVM) -> dict[str, str]:
     files = {"hypervisor": f"{vm.hypervisor}\n"}
     if vm.vsock.cid is not None:
         files["vsock-cid"] = f"{vm.vsock.cid}\n"
-    taps = [interface.id for interface in vm.interfaces if interface.type == "tap"]
+    taps = [each.id for each in vm.interfaces if each.type in ("tap", "bridge")]
     if taps:
         files["tap-interfaces"] = "".join(f"{tap}\n" for tap in taps)
     macvtaps = [

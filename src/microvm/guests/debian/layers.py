@@ -74,7 +74,9 @@ class Builder:
         }
         if flavour in ("cloud", "generic"):
             if flavour == "generic" and self._microvm.system.kernel is None:
-                why = "the generic kernel: the cloud kernel has no 9p, and one CPU on kvmtool"
+                why = (
+                    "the generic kernel: the cloud kernel has no 9p, no USB, and one CPU on kvmtool"
+                )
                 self._progress(Event(step="kernel", detail=why, note=True))
             return self._layer("kernel", "build_kernel", inputs, packages)
         directory = self._project_dir / flavour

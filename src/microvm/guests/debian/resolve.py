@@ -49,7 +49,8 @@ def kernel_flavour(microvm: MicroVM) -> str:
     )
     # The cloud kernel has no MP table parser, the only way to kvmtool's further CPUs.
     needs_mp_table = microvm.hypervisor == "kvmtool" and microvm.vcpu > 1
-    return "generic" if needs_9p or needs_mp_table else "cloud"
+    needs_usb = any(device.bus == "usb" for device in microvm.devices)
+    return "generic" if needs_9p or needs_mp_table or needs_usb else "cloud"
 
 
 def request(microvm: MicroVM, shared_packages: Sequence[str], project_dir: Path) -> str:
