@@ -77,6 +77,16 @@ def test_a_kernel_that_never_boots_is_tried_twice_and_then_no_more(trials, qemu)
     assert trials.known(program, KERNEL) == found
 
 
+def test_a_slow_host_has_the_time_that_its_kernel_speaks(trials, qemu):
+    program = qemu(f"for n in 1 2 3 4; do echo $n; sleep 0.6; done; {WORKS}")
+    assert trials.verdict(program, KERNEL, (1.5,)) == Verdict(None)
+
+
+def test_a_kernel_that_speaks_without_end_does_not_boot(trials, qemu):
+    program = qemu("while :; do echo oops; sleep 0.1; done")
+    assert "no boot within 0.4 s" in trials.verdict(program, KERNEL, (0.4,)).obstacle
+
+
 def test_a_qemu_that_can_not_be_started_says_nothing_about_kvm(trials, tmp_path):
     program = Program(path=str(tmp_path / "nosuch"), version=(10, 0))
     assert "No such file" in trials.verdict(program, KERNEL).obstacle
