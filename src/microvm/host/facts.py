@@ -129,6 +129,22 @@ def host_id(state_dir: Path, *, dry: bool = False) -> str:
     return record.read_text().strip()
 
 
+def hugepage_kib(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return the size of the host's huge pages, or 0."""
+    found = re.search(r"^Hugepagesize:\s*(\d+) kB$", meminfo.read_text(), re.M)
+    return int(found[1]) if found else 0
+
+
+def shmem_thp(place: Path = Path("/sys/kernel/mm/transparent_hugepage")) -> str:
+    """Return when shared memory gets transparent huge pages: `advise`, `never` and so on."""
+    try:
+        text = (place / "shmem_enabled").read_text()
+    except OSError:
+        return "never"  # a kernel without them
+    found = re.search(r"\[(\w+)\]", text)
+    return found[1] if found else "never"
+
+
 def kvm_module() -> str | None:
     """Return which module is behind /dev/kvm: `kvm_intel`, `kvm_amd`, `kvm_pvm`, or None."""
     for name in ("kvm_pvm", "kvm_intel", "kvm_amd"):
