@@ -279,7 +279,7 @@ def test_reboot_starts_the_guest_again_and_power_off_ends_it(kind, bed, built, s
         timeout=4 * SECONDS,
     )
     assert done.status == 0, done.output
-    assert done.output.count("guest is up: Debian") == 2
+    assert done.output.count(" is up: Debian") == 2
     assert "the guest powered off" in done.output
     seen.add(kind, "the console takes what is typed")
     seen.add(kind, "a reboot starts it again, a power-off ends it")
