@@ -142,6 +142,13 @@ def test_a_trial_fits_the_kind_of_host():
     assert facts.trial_command("qemu", KERNEL, "riscv64") is None
 
 
+def test_the_time_in_a_log_of_crosvm_is_no_version(tmp_path):
+    path = tmp_path / "crosvm"
+    path.write_text("#!/bin/sh\necho '[2026-11-25T13:38:49.439955726+00:00 ERROR] syslog' >&2\n")
+    path.chmod(0o755)
+    assert facts.program("crosvm", str(path), dry=True).version == ()
+
+
 def test_emulation_on_demand_tries_nothing():
     never = Program(path="/nosuch", version=(1,))
     assert facts.accelerator(never, KERNEL, "tcg").kind == "tcg"
