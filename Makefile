@@ -3,7 +3,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-# The programs: $MICROVM_TEST_HYPERVISORS, $MICROVM_TEST_QEMU (QEMU 10), or PATH.
 .PHONY: help setup run test check unit vm test-nested test-fresh bench bench-peers docs clean
 
 help:
@@ -44,8 +43,10 @@ unit: setup
 vm: setup
 	$(PYTEST) tests/host tests/vm
 
+# The programs: $MICROVM_TEST_HYPERVISORS (a directory), $MICROVM_TEST_QEMU (QEMU 10), or PATH.
+# MICROVM_TEST_REPEAT=20: boots of each. One hypervisor: make test-nested ARGS='-k crosvm'
 test-nested: setup
-	MICROVM_TEST_CONFORMANCE=1 $(PYTEST) tests/conformance
+	MICROVM_TEST_CONFORMANCE=1 $(PYTEST) $(ARGS) tests/conformance
 
 test-fresh:
 	@sh tools/setup $(VENV) systemd-container

@@ -12,6 +12,11 @@ STORE = "/var/lib/microvm/store"
 WORK = "/work"
 PROGRAMS = "/opt/hypervisors"
 UP_S = 900
+FILES = (
+    "driver.py", "extras.sh", "inside.sh", "job.sh", "outside.sh", "repeat.py", "server.py",
+    "typist.py", "watch.py",
+)  # fmt: skip
+"""What runs inside the bed or its guests."""
 QEMU = (10, 0)
 """With older ones the inner kernels crash: their emulation of SVM is wrong."""
 
@@ -88,7 +93,7 @@ def start(command: list[str], env: dict[str, str], work: Path, programs: Path, s
     """Start the bed and wait until it takes commands."""
     project = work.parent / "bed"
     shutil.copytree(HERE / "bed", project)
-    for name in ("driver.py", "server.py", "typist.py", "inside.sh", "job.sh", "outside.sh"):
+    for name in FILES:
         shutil.copy(HERE / name, work)
     package = HERE.parents[1] / "src" / "microvm"
     places = {

@@ -1,46 +1,158 @@
 """What was seen becomes docs/conformance.md: feature x hypervisor, with versions and the date."""
 
 import datetime
-from collections.abc import Mapping
+import statistics
 from pathlib import Path
+from typing import Any
 
 from microvm.hypervisors import hypervisor
+from microvm.hypervisors.features import Feature
 from microvm.model.declaration import HypervisorKind
 
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
+BOOTS = "boots to its greeting, writes its volume, powers off when asked; the volume is clean"
+RATIO = 1.15
+"""Most that a boot may take of qemu's in the same bed."""
+BEHAVIOURS = (
+    BOOTS,
+    "the console takes what is typed",
+    "a reboot starts it again, a power-off ends it",
+    "`bin/microvm-run` becomes the VMM, nothing of ours stays; `bin/microvm-shutdown` ends it",
+    "a job: exit status, 1 MiB of every byte both ways",
+    "a volume: found, mounted, written",
+    "a read-only volume",
+    "a read-only virtiofs share",
+    "a tap that joins a bridge: its MAC, an address by DHCP",
+    "several queues of a tap",
+    "machine_id",
+    "the UUID of the firmware (SMBIOS)",
+    "OEM strings",
+    "several virtual CPUs",
+    "system calls of the VMM are filtered",
+)
 HEAD = """<!-- Written by `make test-nested`. -->
 
 # Conformance
 
-What the suite `tests/conformance` saw in real guests on the real programs, in a host guest of our own
-with nested virtualisation. `seen`: observed from inside the guest or on its host; `refused`: the check refuses
-it, with what to use instead ([Hypervisors](reference/hypervisors.md)); empty: not seen in this run.
+What the suite `tests/conformance` saw in real guests on the real programs, run by this project in a host
+guest of its own with nested virtualisation (an emulated processor, so times are long and comparable only
+to each other). `seen` was observed from inside the guest or on its host; `refused` is what the check
+refuses ([with what to use instead](reference/hypervisors.md)); `-` is not there to be seen, for the
+reason below; an empty cell was not looked at. [How to choose a hypervisor](how-to/hypervisor.md).
+
+    make test-nested     # MICROVM_TEST_REPEAT=20: boots of each; MICROVM_TEST_HYPERVISORS: programs
 """
+WHY = """
+## What was not looked at, and why
+
+- PCI passthrough, USB passthrough: the bed has no device behind an IOMMU to give away.
+- A root served from the host's directories: its layers belong to sub-uids of the machine that built
+  them, and the bed is another machine; `tests/vm` boots such roots on qemu.
+- `-` for the UUID of the firmware: firecracker and kvmtool have no SMBIOS; `machine_id` reaches their
+  guests by the kernel's command line. `-` for filtered system calls: kvmtool has no filter, and whether
+  firecracker has one depends on how it was built.
+"""
+NOT_THERE = {
+    "the UUID of the firmware (SMBIOS)": ("firecracker", "kvmtool"),
+    "system calls of the VMM are filtered": ("kvmtool", "firecracker"),
+    "OEM strings": ("qemu", "firecracker", "crosvm", "kvmtool"),
+    "several queues of a tap": ("firecracker", "kvmtool"),
+    "a read-only virtiofs share": ("firecracker", "kvmtool"),
+}
 
 
 class Seen:
-    """Collects findings; every one is an assertion that held."""
+    """Collects findings; every one is an assertion that held. Keeps those of earlier runs."""
 
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[str, str]] = {}
-        self.versions: dict[str, str] = {}
-        self.kernel = "of the release"
+    def __init__(self, earlier: dict[str, Any]) -> None:
+        self.kinds: dict[str, Any] = earlier
+        """Of each hypervisor: version, date, kernel, boot times, cells."""
+        self._test = ""
+        self._timed: dict[str, bool] = {}
+        self._began: set[tuple[str, str]] = set()
 
-    def add(self, kind: str, what: str, word: str = "seen") -> None:
-        self.rows.setdefault(what, {})[kind] = word
+    def begin(self, kind: str, version: str, test: str) -> None:
+        """Forget what this test found before, and everything of another version."""
+        known = self.kinds.get(kind, {})
+        if known.get("version") != version:
+            known = {"version": version, "cells": {}, "times": []}
+        known["cells"] = {w: cell for w, cell in known["cells"].items() if cell[0] != test}
+        known["date"] = str(datetime.datetime.now(datetime.UTC).date())
+        self.kinds[kind] = known
+        self._test = test
+        self._began.add((kind, test))
+
+    def add(self, kind: str, what: Feature | str, word: str = "seen") -> None:
+        """Note a finding of the test that began last."""
+        name = what.value if isinstance(what, Feature) else what
+        assert isinstance(what, Feature) or what in BEHAVIOURS
+        self.kinds[kind]["cells"][name] = [self._test, word]
+
+    def timed(self, kind: str, kernel: str, times: list[float]) -> None:
+        """Note the seconds of boots to the greeting."""
+        self._timed[kind] = True
+        self.kinds[kind] |= {"kernel": kernel, "times": times}
+
+    def merge(self, now: dict[str, Any]) -> None:
+        """Take what another run found meanwhile, but for the tests that began in this one."""
+        for kind, known in now.items():
+            ours = self.kinds.setdefault(kind, known)
+            if ours["version"] != known["version"]:
+                continue
+            theirs = {
+                what: cell
+                for what, cell in known["cells"].items()
+                if (kind, cell[0]) not in self._began
+            }
+            began = {test for name, test in self._began if name == kind}
+            kept = {what: cell for what, cell in ours["cells"].items() if cell[0] in began}
+            ours["cells"] = {**theirs, **kept}
+            if not self._timed.get(kind):
+                ours |= {key: known[key] for key in ("times", "kernel") if key in known}
 
     def page(self) -> str:
         """Return the page."""
-        names = [hypervisor(kind).name for kind in HypervisorKind]
-        names = [name for name in names if name in self.versions]
-        today = datetime.datetime.now(datetime.UTC).date()
-        heads = [f"{name} {self.versions[name]}" for name in names]
-        text = f"{HEAD}\n{today}, guests of Debian 13 on Linux {self.kernel}.\n\n"
-        text += f"| | {' | '.join(heads)} |\n|---|{'---|' * len(names)}\n"
-        for what, cells in self.rows.items():
-            text += f"| {what} | {' | '.join(_cell(cells, name) for name in names)} |\n"
+        names = [kind.value for kind in HypervisorKind if kind.value in self.kinds]
+        heads = [f"{name} {self.kinds[name]['version']}" for name in names]
+        table = f"| | {' | '.join(heads)} |\n|---|{'---|' * len(names)}\n"
+        text = f"{HEAD}\n{self._when(names)}\n\n## What a guest does\n\n{table}"
+        for what in BEHAVIOURS:
+            text += f"| {what} | {' | '.join(self._cell(name, what) for name in names)} |\n"
+        text += f"\n## What can be declared\n\n{table}"
+        for feature in Feature:
+            cells = [self._feature(name, feature) for name in names]
+            text += f"| {feature.value} | {' | '.join(cells)} |\n"
+        return text + self._boots(names) + WHY
+
+    def _when(self, names: list[str]) -> str:
+        dates = sorted({self.kinds[name]["date"] for name in names})
+        kernel = next((self.kinds[n]["kernel"] for n in names if "kernel" in self.kinds[n]), "?")
+        return f"{' and '.join(dates)}, guests of Debian 13 on Linux {kernel}."
+
+    def _cell(self, kind: str, what: str) -> str:
+        found = self.kinds[kind]["cells"].get(what)
+        return found[1] if found else "-" if kind in NOT_THERE.get(what, ()) else ""
+
+    def _feature(self, kind: str, feature: Feature) -> str:
+        if not hypervisor(kind).support(feature).available:
+            return "refused"
+        return self._cell(kind, feature.value)
+
+    def _boots(self, names: list[str]) -> str:
+        times = {name: self.kinds[name]["times"][1:] for name in names}
+        times = {name: found for name, found in times.items() if found}
+        if not times:
+            return ""
+        base = statistics.median(times["qemu"]) if "qemu" in times else None
+        text = (
+            "\n## Boot to the greeting\n\nFrom the start of the launcher, in turns on the same bed, "
+            "without the first boot of each (in which qemu tries KVM out and files are read for\n"
+            f"the first time); the aim is at most {RATIO} of qemu's.\n\n"
+            "| | median | fastest | slowest | boots | of qemu's |\n|---|---|---|---|---|---|\n"
+        )
+        for name, found in times.items():
+            middle = statistics.median(found)
+            ratio = f"{middle / base:.2f}" if base else ""
+            text += f"| {name} | {middle:.1f} s | {min(found):.1f} s | {max(found):.1f} s "
+            text += f"| {len(found)} | {ratio} |\n"
         return text
-
-
-def _cell(cells: Mapping[str, str], name: str) -> str:
-    return cells.get(name, "")

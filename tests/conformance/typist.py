@@ -29,7 +29,7 @@ def main() -> int:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         seen += data
-        if lines and b"automatic login)" in seen and seen.rstrip(b" ").endswith(b"# "):
+        if lines and b"automatic login)" in seen and seen.endswith(b"# "):
             os.write(terminal, lines.pop(0))
             seen = b""
     else:

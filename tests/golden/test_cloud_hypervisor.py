@@ -82,7 +82,7 @@ CASES = {
             deflate_on_oom=False,
         ),
         (53, 0),
-        {},
+        {"hugepage_kib": 2048},
     ),
     "devices": (
         vm(

@@ -77,6 +77,16 @@ def test_a_kernel_that_never_boots_is_tried_twice_and_then_no_more(trials, qemu)
     assert trials.known(program, KERNEL) == found
 
 
+def test_a_slow_host_has_the_time_that_its_kernel_speaks(trials, qemu):
+    program = qemu(f"for n in 1 2 3 4; do echo $n; sleep 0.6; done; {WORKS}")
+    assert trials.verdict(program, KERNEL, (1.5,)) == Verdict(None)
+
+
+def test_a_kernel_that_speaks_without_end_does_not_boot(trials, qemu):
+    program = qemu("while :; do echo oops; sleep 0.1; done")
+    assert "no boot within 0.4 s" in trials.verdict(program, KERNEL, (0.4,)).obstacle
+
+
 def test_a_qemu_that_can_not_be_started_says_nothing_about_kvm(trials, tmp_path):
     program = Program(path=str(tmp_path / "nosuch"), version=(10, 0))
     assert "No such file" in trials.verdict(program, KERNEL).obstacle
@@ -130,6 +140,13 @@ def test_a_trial_fits_the_kind_of_host():
     assert "-machine q35" in intel
     assert "console=ttyS0" in intel
     assert facts.trial_command("qemu", KERNEL, "riscv64") is None
+
+
+def test_the_time_in_a_log_of_crosvm_is_no_version(tmp_path):
+    path = tmp_path / "crosvm"
+    path.write_text("#!/bin/sh\necho '[2026-11-25T13:38:49.439955726+00:00 ERROR] syslog' >&2\n")
+    path.chmod(0o755)
+    assert facts.program("crosvm", str(path), dry=True).version == ()
 
 
 def test_emulation_on_demand_tries_nothing():

@@ -10,11 +10,14 @@ from typing import Any
 
 from microvm.errors import DeadlineExceeded, HostError, MicroVMError
 from microvm.host import files, places, process
+from microvm.host.process import Deadline
 from microvm.model.facts import Accelerator, Program
 
 KVM = Path("/dev/kvm")
 TRIAL_TIMEOUTS_S = (20.0, 40.0)
-"""Time for a trial of KVM, and for the second one: the first may have met a busy host."""
+"""How long a trial of KVM may be silent, and the second one: the first may have met a busy host."""
+TRIAL_MOST = 6
+"""What such a time is multiplied by for the whole of a trial: a slow host speaks for longer."""
 
 _TRIALS = {
     "x86_64": ("q35", "console=ttyS0 earlyprintk=ttyS0 panic=-1 reboot=t"),
@@ -74,6 +77,8 @@ def program(
 
 
 def _ask(name: str, path: Path) -> Program:
+    if name == "crosvm":
+        return Program(path=str(path), version=())  # its numbers are a log's time, never a version
     done = process.run([path, "--version"], timeout_s=10, check=False, doing=f"ask {path.name}")
     text = (done.stdout + done.stderr).decode(errors="replace")
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
@@ -124,6 +129,22 @@ def host_id(state_dir: Path, *, dry: bool = False) -> str:
             return "0" * 32
         files.write_atomic(record, os.urandom(16).hex() + "\n")
     return record.read_text().strip()
+
+
+def hugepage_kib(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return the size of the host's huge pages, or 0."""
+    found = re.search(r"^Hugepagesize:\s*(\d+) kB$", meminfo.read_text(), re.M)
+    return int(found[1]) if found else 0
+
+
+def shmem_thp(place: Path = Path("/sys/kernel/mm/transparent_hugepage")) -> str:
+    """Return when shared memory gets transparent huge pages: `advise`, `never` and so on."""
+    try:
+        text = (place / "shmem_enabled").read_text()
+    except OSError:
+        return "never"  # a kernel without them
+    found = re.search(r"\[(\w+)\]", text)
+    return found[1] if found else "never"
 
 
 def kvm_module() -> str | None:
@@ -240,15 +261,31 @@ def _trial_key(qemu: Program) -> str:
 def _trial(qemu: Program, kernel: Path, timeout_s: float) -> str | None:
     """Boot the kernel to its panic for want of a root; return why it doesn't get there, or None.
 
-    Raises `DeadlineExceeded`, `HostError`.
+    Raises `DeadlineExceeded` when it is silent for `timeout_s`, or speaks without end; `HostError`.
     """
     argv = trial_command(qemu.path, kernel, platform.machine())
     if argv is None:
         return f"how to try KVM out on {platform.machine()} is not known"
-    done = process.run(argv, timeout_s=timeout_s, check=False, doing="try KVM out")
-    if b"Linux version" in done.stdout:
+    said = _said(argv, timeout_s)
+    if b"Linux version" in said:
         return None
-    return f"KVM does not run a stock kernel here{process.last_words(done.stderr, 3)}"
+    return f"KVM does not run a stock kernel here{process.last_words(said, 3)}"
+
+
+def _said(argv: tuple[str, ...], timeout_s: float) -> bytes:
+    """Return what a program says until it ends; a nested host may need minutes for a boot."""
+    import tempfile  # not on the way of a launch
+
+    with tempfile.TemporaryDirectory(prefix="microvm-kvm-") as place:
+        log = Path(place, "said")
+        with process.spawn(argv, log=log) as running:
+            whole, quiet, size = Deadline(TRIAL_MOST * timeout_s), Deadline(timeout_s), 0
+            while running.wait(0.1) is None:
+                if (now := log.stat().st_size) > size:
+                    quiet, size = Deadline(timeout_s), now
+                if quiet.expired or whole.expired:
+                    raise DeadlineExceeded(f"no end of {argv[0]} within {timeout_s:g} s")
+        return log.read_bytes()
 
 
 def trial_command(qemu: str, kernel: Path, machine: str) -> tuple[str, ...] | None:

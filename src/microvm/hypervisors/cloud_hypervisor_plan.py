@@ -127,6 +127,8 @@ class CloudHypervisorPlan:
         text += ",shared=on" if shares.any_served(vm) else ",mergeable=on"
         if vm.hugepage_mem:
             text += ",hugepages=on"
+            if self.facts.hugepage_kib:  # else it asks a mounted /dev/hugepages
+                text += f",hugepage_size={self.facts.hugepage_kib}K"
         if vm.hotplug_mem:
             text += f",hotplug_method=virtio-mem,hotplug_size={vm.hotplug_mem}M"
         if vm.hotplugged_mem:

@@ -93,12 +93,22 @@ class Crosvm(Hypervisor):
         return problems
 
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
-        """Refuse what this virtiofsd can't do: crosvm asks it for the share's tag."""
+        """Refuse huge pages that nobody gives, and what this virtiofsd can't do."""
+        problems = []
+        if microvm.hugepage_mem and facts.shmem_thp in ("never", "deny"):
+            message = (
+                "crosvm asks for transparent huge pages, which this host refuses shared memory"
+            )
+            hint = (
+                "echo advise | sudo tee /sys/kernel/mm/transparent_hugepage/shmem_enabled,"
+                " or use qemu or cloud-hypervisor"
+            )
+            problems.append(Problem(where="hugepage_mem", message=message, hint=hint))
         found = facts.programs.get(virtiofsd.PROGRAM)
         if found is None:
-            return []
-        problems = list(virtiofsd.unmet(found, microvm))
-        if found.flavour == "c":
+            return problems
+        problems += virtiofsd.unmet(found, microvm)
+        if found.flavour == "c":  # crosvm asks it for the share's tag
             message = "crosvm's shares need virtiofsd 1.x; this is the one of QEMU 7.2"
             problems.append(Problem(where="shares", message=message, hint="install virtiofsd 1.x"))
         return problems

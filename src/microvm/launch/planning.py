@@ -88,6 +88,8 @@ def gather(
         vhost_net=os.access("/dev/vhost-net", os.R_OK | os.W_OK),
         root=os.geteuid() == 0,
         landlock=linux.landlock_abi(),
+        hugepage_kib=host_facts.hugepage_kib() if microvm.hugepage_mem else 0,
+        shmem_thp=host_facts.shmem_thp() if microvm.hugepage_mem else None,
         watched=watched,
         job=job,
         terminal=terminal,

@@ -51,6 +51,10 @@ class Facts:
     """Whether we are root on the host."""
     landlock: int = 0
     """Which landlock(7) the host's kernel has: its ABI's number, 0 for none."""
+    hugepage_kib: int = 0
+    """Size of the host's huge pages; 0: none, or nobody asked for them."""
+    shmem_thp: str | None = None
+    """What the host says of transparent huge pages in shared memory (shmem_enabled)."""
     watched: bool = False
     """Whether a launcher stays beside the VMM."""
     job: bool = False

@@ -1,0 +1,36 @@
+# The job of the second guest: what it sees before and after the host has looked at its VMM.
+# A job starts after ten seconds without an address; a busy bed needs longer.
+nics() { grep -l 0x0001 /sys/bus/virtio/devices/*/device | wc -l; }
+addressed() { ip -4 -o address show scope global | wc -l; }
+tries=0
+while [ "$(addressed)" -lt "$(nics)" ] && [ $tries -lt 90 ]; do
+    tries=$((tries + 1))
+    sleep 1
+done
+probe
+grep -a -o 'microvm:conformance' /sys/firmware/dmi/tables/DMI 2>/dev/null | sed 's/^/oem /'
+echo "inflated $(sed -n 's/^balloon_inflate //p' /proc/vmstat)"
+total() { set -- $(grep MemTotal /proc/meminfo); echo "$2"; }
+before=$(total)
+for disk in vdh vdg vdf; do
+    [ "$(cat /sys/block/$disk/size 2>/dev/null)" = 40960 ] || continue
+    echo marked | dd of=/dev/$disk bs=512 seek=8 conv=notrunc,fsync 2>/dev/null
+    echo "packed $(dd if=/dev/$disk bs=512 skip=8 count=1 iflag=direct 2>/dev/null | head -n1)"
+done
+perl -MSocket -e '
+    socket(my $s, PF_INET, SOCK_STREAM, 0); setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1);
+    bind($s, sockaddr_in(8099, INADDR_ANY)) or die; listen($s, 5);
+    while (accept(my $c, $s)) { syswrite $c, "over here"; close $c }
+' &
+listener=$!
+sleep 1
+echo ready >&2
+cat >/dev/null
+tries=0
+while [ "$(total)" -le "$before" ] && [ $tries -lt 60 ] && [ -d /sys/bus/virtio/drivers/virtio_mem ]; do
+    tries=$((tries + 1))
+    sleep 1
+done
+echo "memory $before $(total)"
+kill $listener
+exit 3

@@ -1,0 +1,94 @@
+"""Inside the bed: run a job and look at its VMM from outside: `watch.py STATE RUNNER SECONDS PORT MEMORY`.
+
+When the job says `ready` on standard error, prints what is to be seen on the host, one finding a
+line, connects to PORT, sets the guest's memory to MEMORY MiB (`none`: neither), and closes the
+job's standard input.
+"""
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+O_DIRECT = 0o40000
+
+
+def main() -> int:
+    state, runner, seconds, port, memory = sys.argv[1:]
+    here = Path(__file__).parent
+    inside = (here / "extras.sh").read_text()
+    command = [
+        sys.executable, str(here / "driver.py"), runner, state, seconds, "--", "sh", "-c", inside
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=state
+    ) as process:
+        for line in process.stderr:
+            tell("said", line.decode(errors="replace").rstrip())
+            if line.startswith(b"ready"):
+                look(process.pid)
+                if port != "none":
+                    tell("forwarded", forwarded(int(port)))
+                if memory != "none":
+                    balloon = ["microvm-launch", "balloon", runner, memory]
+                    subprocess.run(balloon, cwd=state, check=True)
+                process.stdin.close()
+    return process.returncode
+
+
+def look(launcher: int) -> None:
+    """Tell of the processes of the VMM: what the launcher started, sandboxed or not."""
+    for place in _below(launcher):
+        try:
+            tell("process", (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:60])
+            for task in (place / "task").iterdir():
+                filtered = re.search(r"^Seccomp:\s*(\d)", (task / "status").read_text(), re.M)[1]
+                tell("thread", f"{(task / 'comm').read_text().strip()} {filtered}")
+            for descriptor in (place / "fd").iterdir():
+                if descriptor.readlink().name == "data.img":
+                    info = (place / "fdinfo" / descriptor.name).read_text()
+                    flags = int(re.search(r"flags:\s*(\d+)", info)[1], 8)
+                    tell("direct", int(bool(flags & O_DIRECT)))
+        except OSError:
+            continue  # it has ended
+    tell("huge", _huge_kib())
+
+
+def _below(ancestor: int) -> list[Path]:
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(place.name)] = int(
+                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+        except OSError:
+            continue  # it has ended
+    found = {ancestor}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return [Path("/proc", str(pid)) for pid in sorted(found - {ancestor})]
+
+
+def _huge_kib() -> int:
+    """Memory in huge pages: those that were set aside, and transparent ones of shared memory."""
+    info = dict(re.findall(r"(\w+):\s+(\d+)", Path("/proc/meminfo").read_text()))
+    aside = int(info["HugePages_Total"]) - int(info["HugePages_Free"])
+    return aside * int(info["Hugepagesize"]) + int(info["ShmemHugePages"])
+
+
+def forwarded(port: int) -> str:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
+            return link.recv(100).decode()
+    except OSError as error:
+        return str(error)
+
+
+def tell(word: str, what: object) -> None:
+    sys.stdout.write(f"{word} {what}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
