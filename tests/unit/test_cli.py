@@ -120,7 +120,8 @@ def test_a_broken_project_is_one_message_without_a_traceback(cli, project, name,
 def test_fields_are_changed_by_set_and_hypervisor(cli, project):
     where = project(GOOD)
     assert cli("check", f"{where}#web", "--set", "mem=1024").returncode == 0
-    assert "name one" in cli("check", where, "--set", "mem=1024").stderr
+    assert cli("check", where, "--set", "mem=1024").returncode == 0
+    assert "name one" in cli("plan", where, "--set", "mem=1024").stderr
     assert "mem" in cli("check", f"{where}#web", "--set", "mem=small").stderr
     assert "nosuch" in cli("check", f"{where}#web", "--hypervisor", "nosuch").stderr
     ran = cli("check", f"{where}#web", "--hypervisor", "firecracker", "--set", "cpu=Haswell")
