@@ -14,6 +14,10 @@ import pytest
 
 from command_line import CommandLine, UserCommandLine, copy_program
 
+# Stores and disks of guests: where /tmp is in memory, as on Debian 13, they would not fit.
+if "TMPDIR" not in os.environ:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/var/tmp")
+
 SBIN = os.pathsep.join(("/usr/sbin", "/sbin"))
 
 # A shell's background job and nohup start us with these ignored, and so would every child of ours.

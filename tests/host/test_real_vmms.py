@@ -53,7 +53,7 @@ def program(name):
     """Return a program, or skip with its name."""
     found = place(name)
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(f"{name}, which Debian has no package of, is missing")
     return host_facts.program(name, found)
 
 
