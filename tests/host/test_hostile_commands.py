@@ -8,7 +8,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,8 @@ def test_no_file_of_the_host_is_read_or_written(place, public):
         f"! cat /proc/1/cwd{secret}",
         "! ls /proc/1/fd /proc/1/map_files",
         "! cat /proc/1/environ /proc/1/mem",
-        f"mkdir /opt/p; mount -t proc proc /opt/p && test ! -e /opt/p/1/root{secret}",
+        # Refused where the host's own /proc is covered in part, as in a container.
+        f"mkdir /opt/p; ! mount -t proc proc /opt/p || test ! -e /opt/p/1/root{secret}",
         # Every descriptor that a command has: its standard ones, and what reads the list.
         "test \"$(ls /proc/self/fd | wc -l)\" = 4",
         f"for fd in /proc/self/fd/*; do ! test -e $fd/..{secret}; done",
@@ -225,5 +227,10 @@ def test_what_commands_leave_running_ends_with_them_and_their_number_has_a_limit
         'grep -q "^Max processes  *16384  *16384" /proc/self/limits',
         "yes 2>&1 | head -c 50000000",
     )
-    running = subprocess.run(["ps", "ax"], capture_output=True, text=True, check=True).stdout
-    assert f"sleep {LEFT_RUNNING}" not in running
+    assert f"sleep\0{LEFT_RUNNING}" not in "\n".join(command_lines())
+
+
+def command_lines() -> Iterator[str]:
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            yield file.read_text(errors="replace")

@@ -94,7 +94,7 @@ def macvtap_up(macvtap: MacvtapPlan, owner: int) -> int:
     try:
         rtnetlink.add_macvtap(name, link=link, mode=macvtap.mode, mac=macvtap.mac)
         made = index(name) or 0
-        _quiet(name)
+        _quiet(name, made)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             # The guest's multicast groups are not told to the host: it takes all.
             _set_flags(control, name, _IFF_UP | _IFF_ALLMULTI)
@@ -159,11 +159,17 @@ def _device(number: int) -> Path:
     return Path(f"/dev/tap{number}")
 
 
-def _quiet(name: str) -> None:
+def _quiet(name: str, number: int) -> None:
     """Keep the host from taking an IPv6 address there: it would be the guest's, by its MAC."""
     setting = Path("/proc/sys/net/ipv6/conf") / name / "disable_ipv6"
-    if setting.exists():
+    if not setting.exists():
+        return
+    try:
         setting.write_text("1")
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        rtnetlink.no_link_local_address(number)  # a container, where that file can't be written
 
 
 def _refuse_taken(name: str) -> None:

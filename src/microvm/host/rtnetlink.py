@@ -8,6 +8,7 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 _NLMSG_ERROR = 2
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO = 1, 3, 5, 18
+_IFLA_AF_SPEC, _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_MODE_NONE = 26, 8, 1
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFLA_MACVLAN_MODE = 1
 _MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8, "source": 16}
@@ -25,6 +26,13 @@ def add_macvtap(name: str, *, link: int, mode: str, mac: str) -> None:
         + _attribute(_IFLA_LINKINFO, info)
     )
     _request(_RTM_NEWLINK, _NLM_F_CREATE | _NLM_F_EXCL, _interface(0) + attributes)
+
+
+def no_link_local_address(index: int) -> None:
+    """Keep the kernel from giving an interface an IPv6 address of its own. Raises `OSError`."""
+    mode = _attribute(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", _ADDR_GEN_MODE_NONE))
+    spec = _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET6, mode))
+    _request(_RTM_NEWLINK, 0, _interface(index) + spec)
 
 
 def delete(index: int) -> None:
