@@ -53,6 +53,7 @@ def told(tmp_path, tool):
     return run
 
 
+@pytest.mark.usefixtures("new_devices")
 def test_frames_reach_the_descriptors_of_a_macvtap(told):
     said = told("""
         plan = LaunchPlan(
@@ -89,6 +90,7 @@ def test_frames_reach_the_descriptors_of_a_macvtap(told):
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("new_devices")
 def test_what_is_in_the_way_is_told_and_nothing_is_left(told):
     said = told("""
         from dataclasses import replace
@@ -107,6 +109,7 @@ def test_what_is_in_the_way_is_told_and_nothing_is_left(told):
     assert said["left"] is None
 
 
+@pytest.mark.usefixtures("new_devices")
 def test_each_script_takes_away_what_is_its_own(told):
     said = told("""
         from dataclasses import replace

@@ -76,6 +76,7 @@ done
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="interfaces need root")
+@pytest.mark.usefixtures("new_devices")
 def test_interfaces_of_every_kind_reach_the_host_and_have_a_queue_for_each_cpu(
     microvm_cli, tmp_path, tool
 ):
