@@ -2,12 +2,14 @@
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -320,3 +322,25 @@ def test_the_version_is_the_packages(cli):
 
     assert re.fullmatch(r"microvm \d+\.\d+\.\d+\n", cli("--version").stdout)
     assert microvm.__version__ in cli("--version").stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the host has no /dev/full")
+@pytest.mark.parametrize("verb", ["schema", "hypervisors"])
+def test_output_that_finds_no_room_is_one_message(microvm_cli, verb):
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            microvm_cli.command(verb), env=microvm_cli.env, stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr == "microvm: could not write standard output: No space left on device\n"
+
+
+def test_messages_that_nobody_can_read_any_more_change_no_status(microvm_cli, project):
+    """Python ends with 120 where something is still to be written then."""
+    terminal, ours = pty.openpty()
+    os.close(terminal)
+    with os.fdopen(ours, "w") as gone:
+        words = microvm_cli.command("check", project(GOOD) + "-not-there")
+        ran = subprocess.run(words, env=microvm_cli.env, stderr=gone, check=False)
+    assert ran.returncode == 3

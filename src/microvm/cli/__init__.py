@@ -1,11 +1,13 @@
 """The command line: one module per verb, each a client of `import microvm`."""
 
 import argparse
+import errno
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -103,6 +105,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _tell("interrupted")
         return 130
+    finally:
+        _let_go()
+
+
+def _let_go() -> None:
+    """Drop what nobody can take any more: Python would end with 120 because of it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -146,17 +159,22 @@ def _carry_out(args: argparse.Namespace) -> int:
         for problem, following in zip_longest(error.problems, error.problems[1:]):
             # A hint that several have in common is said once, after the last of them.
             same = following is not None and following.hint == problem.hint
-            print(replace(problem, hint=None) if same else problem, file=sys.stderr)
+            _line(str(replace(problem, hint=None) if same else problem))
         return _failed(args, error)
     except MicroVMError as error:
         _tell(str(error))
         if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+            _line(f"  {error.hint}")
         return _failed(args, error)
     except BrokenPipeError:
         # Nobody reads any more; Python would complain once more while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename:
+            raise
+        _tell(f"could not write standard output: {error.strerror}")
+        return 125 if args.command else 1
     return status
 
 
@@ -175,4 +193,9 @@ def _failed(args: argparse.Namespace, error: MicroVMError) -> int:
 
 
 def _tell(text: str) -> None:
-    print(f"microvm: {printable(text)}", file=sys.stderr)
+    _line(f"microvm: {printable(text)}")
+
+
+def _line(text: str) -> None:
+    with suppress(OSError):  # the terminal has gone; the exit status tells
+        print(text, file=sys.stderr)

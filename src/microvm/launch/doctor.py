@@ -33,6 +33,7 @@ _PROGRAMS = (
     ("dpkg-deb", "dpkg", "broken", "Debian guests"),
     ("depmod", "kmod", "broken", "kernels"),
     ("mkfs.erofs", "erofs-utils", "broken", "images of the root"),
+    ("zstd", "zstd", "lacking", "kernels for other hypervisors than qemu"),
     ("mksquashfs", "squashfs-tools", "lacking", "squashfs images of the root"),
     ("mkfs.ext4", "e2fsprogs", "lacking", "ext4 volumes"),
     ("mkfs.xfs", "xfsprogs", "lacking", "xfs volumes"),
