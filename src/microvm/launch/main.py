@@ -2,7 +2,8 @@
 
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from microvm.errors import MicroVMError
@@ -84,31 +85,12 @@ def _balloon(runner_dir: Path, rest: list[str]) -> int:
     return 0
 
 
-def _tap_up(runner_dir: Path, rest: list[str]) -> int:
+def _interfaces(runner_dir: Path, rest: list[str], *, kind: str, up: bool) -> int:
     from microvm.launch import taps
 
-    taps.up(replace(_plan(runner_dir), macvtaps=()), Path.cwd())
-    return 0
-
-
-def _tap_down(runner_dir: Path, rest: list[str]) -> int:
-    from microvm.launch import taps
-
-    taps.down(replace(_plan(runner_dir), macvtaps=()), Path.cwd())
-    return 0
-
-
-def _macvtap_up(runner_dir: Path, rest: list[str]) -> int:
-    from microvm.launch import taps
-
-    taps.up(replace(_plan(runner_dir), taps=()), Path.cwd())
-    return 0
-
-
-def _macvtap_down(runner_dir: Path, rest: list[str]) -> int:
-    from microvm.launch import taps
-
-    taps.down(replace(_plan(runner_dir), taps=()), Path.cwd())
+    plan = _plan(runner_dir)
+    names = {one.name for one in (plan.taps if kind == "tap" else plan.macvtaps)}
+    (taps.up if up else taps.down)(taps.only(plan, names), Path.cwd())
     return 0
 
 
@@ -119,13 +101,13 @@ def _virtiofsd(runner_dir: Path, rest: list[str]) -> int:
     return 0
 
 
-_VERBS = {
+_VERBS: dict[str, Callable[[Path, list[str]], int]] = {
     "run": _run,
     "shutdown": _shutdown,
     "balloon": _balloon,
-    "tap-up": _tap_up,
-    "tap-down": _tap_down,
-    "macvtap-up": _macvtap_up,
-    "macvtap-down": _macvtap_down,
+    "tap-up": partial(_interfaces, kind="tap", up=True),
+    "tap-down": partial(_interfaces, kind="tap", up=False),
+    "macvtap-up": partial(_interfaces, kind="macvtap", up=True),
+    "macvtap-down": partial(_interfaces, kind="macvtap", up=False),
     "virtiofsd-run": _virtiofsd,
 }
