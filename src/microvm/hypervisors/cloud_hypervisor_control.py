@@ -1,34 +1,19 @@
 """A running cloud-hypervisor, by its HTTP API (vmm/src/api/openapi/cloud-hypervisor.yaml)."""
 
-from pathlib import Path
 from typing import Any
 
 from microvm.errors import ApiError, UnsupportedOperation
-from microvm.host import stream, unixhttp
-from microvm.hypervisors.control import Ballooning, Control, Pausable
+from microvm.hypervisors.control import Ballooning, Pausable
+from microvm.hypervisors.socket_control import HttpControl
 
-ROOT = "/api/v1"
 MIB = 1 << 20
 
 
-class CloudHypervisorControl(Control, Ballooning, Pausable):
+class CloudHypervisorControl(HttpControl, Ballooning, Pausable):
     """The API socket, which serves any number of clients."""
 
-    def __init__(self, path: Path, *, timeout_s: float) -> None:
-        self._path = path
-        self._timeout_s = timeout_s
-        if not self.alive():
-            raise ApiError(f"could not reach cloud-hypervisor: nobody listens on {path}")
-
-    def _call(self, method: str, target: str, body: object = None) -> Any:
-        return unixhttp.call(
-            self._path,
-            method,
-            ROOT + target,
-            body,
-            name="cloud-hypervisor",
-            timeout_s=self._timeout_s,
-        )
+    vmm = "cloud-hypervisor"
+    root = "/api/v1"
 
     def shut_down(self, *, power_button: bool) -> None:
         """Press the power button: there is no keyboard."""
@@ -37,14 +22,6 @@ class CloudHypervisorControl(Control, Ballooning, Pausable):
     def quit(self) -> None:
         """End the process."""
         self._call("PUT", "/vmm.shutdown")
-
-    def alive(self) -> bool:
-        """Try to connect."""
-        connection = stream.connect(self._path)
-        if connection is None:
-            return False
-        connection.close()
-        return True
 
     def set_memory(self, size_mib: int) -> None:
         """Plug in what goes beyond the memory at boot, or let the balloon take what is left."""

@@ -3,23 +3,23 @@
 from pathlib import Path
 
 from microvm.errors import ApiError, CommandFailed
-from microvm.host import process, stream
-from microvm.hypervisors.control import Ballooning, Control, Pausable
+from microvm.host import process
+from microvm.hypervisors.control import Ballooning, Pausable
+from microvm.hypervisors.socket_control import SocketControl
 
 MIB = 1 << 20
 
 
-class CrosvmControl(Control, Ballooning, Pausable):
+class CrosvmControl(SocketControl, Ballooning, Pausable):
     """The control socket of one crosvm; every request is a run of `crosvm VERB`."""
+
+    vmm = "crosvm"
 
     def __init__(self, path: Path, *, timeout_s: float, program: str, mem_mib: int) -> None:
         """Raise `ApiError` when nobody listens there."""
-        self._path = path
+        super().__init__(path, timeout_s=timeout_s)
         self._program = program
         self._mem_mib = mem_mib
-        self._timeout_s = timeout_s
-        if not self.alive():
-            raise ApiError(f"could not reach crosvm: nobody listens on {path}")
 
     def shut_down(self, *, power_button: bool) -> None:
         """Press the power button; it has no keys to press."""
@@ -28,10 +28,6 @@ class CrosvmControl(Control, Ballooning, Pausable):
     def quit(self) -> None:
         """End crosvm."""
         self._ask("stop")
-
-    def alive(self) -> bool:
-        """Look whether its socket takes connections."""
-        return stream.listens(self._path)
 
     def set_memory(self, size_mib: int) -> None:
         """Set the balloon: crosvm's value is what the balloon takes, in bytes."""

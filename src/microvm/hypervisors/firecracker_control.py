@@ -1,26 +1,15 @@
 """A running firecracker, by its HTTP API (src/firecracker/swagger/firecracker.yaml)."""
 
-from pathlib import Path
-from typing import Any
-
 from microvm.errors import ApiError, UnsupportedOperation
-from microvm.host import process, stream, unixhttp
-from microvm.hypervisors.control import Ballooning, Control, Pausable
+from microvm.host import process, stream
+from microvm.hypervisors.control import Ballooning, Pausable
+from microvm.hypervisors.socket_control import HttpControl
 
 
-class FirecrackerControl(Control, Ballooning, Pausable):
+class FirecrackerControl(HttpControl, Ballooning, Pausable):
     """The API socket, which serves several clients."""
 
-    def __init__(self, path: Path, *, timeout_s: float) -> None:
-        self._path = path
-        self._timeout_s = timeout_s
-        if not self.alive():
-            raise ApiError(f"could not reach firecracker: nobody listens on {path}")
-
-    def _call(self, method: str, target: str, body: object = None) -> Any:
-        return unixhttp.call(
-            self._path, method, target, body, name="firecracker", timeout_s=self._timeout_s
-        )
+    vmm = "firecracker"
 
     def shut_down(self, *, power_button: bool) -> None:
         """Press Ctrl-Alt-Del: there is no power button."""
@@ -32,14 +21,6 @@ class FirecrackerControl(Control, Ballooning, Pausable):
         if owner is None:
             raise ApiError(f"could not end firecracker: nobody listens on {self._path}")
         process.kill(owner)
-
-    def alive(self) -> bool:
-        """Try to connect."""
-        connection = stream.connect(self._path)
-        if connection is None:
-            return False
-        connection.close()
-        return True
 
     def set_memory(self, size_mib: int) -> None:
         """Plug in what goes beyond the memory at boot, or let the balloon take what is left."""

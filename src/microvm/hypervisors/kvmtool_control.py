@@ -9,23 +9,23 @@ from pathlib import Path
 
 from microvm.errors import ApiError, UnsupportedOperation
 from microvm.host import files, stream, vsock
-from microvm.hypervisors.control import Ballooning, Control, Pausable
+from microvm.hypervisors.control import Ballooning, Pausable
 from microvm.hypervisors.kvmtool import BALLOON, POWER_CID, POWER_KEY, POWER_PORT
+from microvm.hypervisors.socket_control import SocketControl
 
 _BALLOON, _PAUSE, _RESUME, _STOP = 1, 4, 5, 6
 
 
-class KvmtoolControl(Control, Ballooning, Pausable):
+class KvmtoolControl(SocketControl, Ballooning, Pausable):
     """One kvmtool whose socket is `STATE/.lkvm/vm.sock`."""
+
+    vmm = "kvmtool"
 
     def __init__(self, path: Path, *, timeout_s: float, mem_mib: int) -> None:
         """Raise `ApiError` when nobody listens there."""
-        self._path = path
+        super().__init__(path, timeout_s=timeout_s)
         self._state_dir = path.parent.parent
-        self._timeout_s = timeout_s
         self._mem_mib = mem_mib
-        if not self.alive():
-            raise ApiError(f"could not reach kvmtool: nobody listens on {path}")
 
     def shut_down(self, *, power_button: bool) -> None:
         """Ask the guest over vsock: kvmtool has no button and no keys."""
@@ -42,10 +42,6 @@ class KvmtoolControl(Control, Ballooning, Pausable):
     def quit(self) -> None:
         """Reset the guest, which ends kvmtool."""
         self._send(_STOP)
-
-    def alive(self) -> bool:
-        """Look whether its socket takes connections."""
-        return stream.listens(self._path)
 
     def set_memory(self, size_mib: int) -> None:
         """Take or give the difference: the protocol knows no absolute size."""
