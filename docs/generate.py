@@ -65,9 +65,8 @@ def hypervisors() -> str:
     for backend in backends:
         text += f"\n## What {backend.name} lacks\n\n| feature | instead |\n|---|---|\n"
         for feature in Feature:
-            row = backend.support(feature)
-            if not row.available:
-                text += f"| {feature.value} | {row.instead} |\n"
+            if not backend.support(feature).available:
+                text += f"| {feature.value} | {backend.instead(feature)} |\n"
     return text
 
 

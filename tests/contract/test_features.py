@@ -2,12 +2,13 @@
 what to do instead; and versions decide.
 """
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from microvm.errors import SpecError
-from microvm.hypervisors import hypervisor
+from microvm.hypervisors import able, hypervisor
 from microvm.hypervisors.features import Feature, wanted
 from microvm.model.declaration import HypervisorKind, MicroVM
 from microvm.model.devices import (
@@ -253,9 +254,8 @@ def test_a_name_that_cloud_hypervisor_can_not_be_told_is_refused(version, image,
 
 def test_qemu_does_not_go_on_without_the_vhost_net_that_was_asked_for():
     taps = (TAP, Interface(type="tap", id="t1", tap=TapOptions(vhost=True)))
-    with pytest.raises(SpecError) as raised:
-        plan(MicroVM(interfaces=taps), facts("qemu", vhost_net=False))
-    [problem] = raised.value.problems
+    known = facts("qemu", vhost_net=False)
+    [problem] = hypervisor("qemu").check(MicroVM(interfaces=taps), known)
     assert problem.where == "interfaces.1.tap.vhost"
     assert "modprobe vhost_net" in problem.hint
 
@@ -270,3 +270,14 @@ def test_a_bridge_interface_is_a_tap_that_the_launcher_puts_into_the_bridge(kind
         found.append(plan(declared, facts(kind)))
     assert found[0] == found[1]
     assert [(tap.name, tap.bridge) for tap in found[1].taps] == [("b0", "br0")]
+
+
+@pytest.mark.parametrize("feature", Feature)
+def test_only_those_that_have_a_feature_are_named_for_it(feature):
+    """What is said instead follows from the rows: nobody is sent to one that refuses as well."""
+    for kind in HypervisorKind:
+        backend = hypervisor(kind)
+        if not backend.support(feature).available:
+            said = backend.instead(feature)
+            named = [o for o in HypervisorKind if re.search(rf"(?<![\w-]){o}(?![\w.-])", said)]
+            assert named == able(feature)

@@ -1,6 +1,7 @@
 """Back ends: a runner and facts become a launch plan; what each can do is data."""
 
 from microvm.hypervisors.base import Hypervisor
+from microvm.hypervisors.features import Feature
 from microvm.model.declaration import HypervisorKind
 
 
@@ -29,4 +30,9 @@ def hypervisor(kind: str) -> Hypervisor:
             return Kvmtool()
 
 
-__all__ = ["Hypervisor", "hypervisor"]
+def able(feature: Feature) -> list[str]:
+    """Return the names of the hypervisors that have a feature."""
+    return [kind.value for kind in HypervisorKind if hypervisor(kind).support(feature).available]
+
+
+__all__ = ["Hypervisor", "able", "hypervisor"]

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from microvm.errors import Problem
 from microvm.hypervisors.control import Control
-from microvm.hypervisors.features import Feature, Support, wanted
+from microvm.hypervisors.features import INSTEAD, Feature, Support, wanted
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
 from microvm.model.plan import LaunchPlan
@@ -38,18 +38,28 @@ class Hypervisor(ABC):
                 return row
         return Support(feature=feature, available=False)
 
+    def instead(self, feature: Feature) -> str:
+        """Return what to do without a feature that this one lacks: here, or on which others."""
+        from microvm.hypervisors import able  # all back ends: for those who ask
+
+        here = self.support(feature).instead or INSTEAD.get(feature)
+        *most, last = able(feature) or [""]
+        others = f"use {', '.join(most)}{' or ' if most else ''}{last}" if last else None
+        return "; or ".join(filter(None, (here, others)))
+
     def check(self, microvm: MicroVM, facts: Facts | None = None) -> list[Problem]:
         """Return every reason why this hypervisor can't run it; with facts, this version of it."""
         problems = []
         for feature, places in wanted(microvm).items():
             row = self.support(feature)
             if not row.available:
-                problems += [self._refusal(where, feature, row) for where in places]
+                problems += [self._refusal(where, feature) for where in places]
             elif facts is not None and row.since and self.program in facts.programs:
                 version = facts.programs[self.program].version
                 if version and version < row.since:
                     message = f"{feature.value}: {self._too_old(row.since, version)}"
-                    hint = row.instead or f"install a later {self.name}"
+                    otherwise = row.instead or INSTEAD.get(feature)
+                    hint = "; or ".join(filter(None, (f"install a later {self.name}", otherwise)))
                     problems += [Problem(where=w, message=message, hint=hint) for w in places]
         problems += self.further_problems(microvm)
         return problems if facts is None else [*problems, *self._problems_of(microvm, facts)]
@@ -66,12 +76,9 @@ class Hypervisor(ABC):
         numbers = [".".join(map(str, version)) for version in (need, have)]
         return f"it needs {self.name} {numbers[0]}, this is {numbers[1]}"
 
-    def _refusal(self, where: str, feature: Feature, row: Support) -> Problem:
-        return Problem(
-            where=where,
-            message=f"{self.name} does not support {feature.value} here",
-            hint=row.instead or None,
-        )
+    def _refusal(self, where: str, feature: Feature) -> Problem:
+        message = f"{self.name} does not support {feature.value} here"
+        return Problem(where=where, message=message, hint=self.instead(feature))
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Return what rows can't say, such as too many disks."""

@@ -47,41 +47,6 @@ class CloudHypervisor(Hypervisor):
         Support(feature=Feature.PCI),
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
-        Support(feature=Feature.ACCEL_TCG, available=False, instead="use qemu, which can emulate"),
-        Support(
-            feature=Feature.CPU_MODEL, available=False,
-            instead="leave `cpu` out: the guest gets the host's; or use qemu",
-        ),
-        Support(feature=Feature.USER, available=False, instead="start it as that user"),
-        Support(feature=Feature.SHARE_9P, available=False, instead="use proto virtiofs, or qemu"),
-        Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
-        Support(
-            feature=Feature.NET_USER, available=False,
-            instead="use type tap with a `bridge` of the host, or qemu",
-        ),
-        Support(
-            feature=Feature.FORWARD, available=False,
-            instead="use type tap and forward on the host, or qemu",
-        ),
-        Support(
-            feature=Feature.FORWARD_REMAPPED, available=False,
-            instead="use type tap and forward on the host, or qemu",
-        ),
-        Support(
-            feature=Feature.FORWARD_REMAPPED_UDP, available=False,
-            instead="use type tap and forward on the host, or qemu",
-        ),
-        Support(
-            feature=Feature.FORWARD_IPV6, available=False,
-            instead="use type tap and forward on the host, or qemu",
-        ),
-        Support(feature=Feature.VHOST, available=False, instead="leave out `tap.vhost`, or qemu"),
-        Support(feature=Feature.USB, available=False, instead="use qemu"),
-        Support(
-            feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"
-        ),
-        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
-        Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:

@@ -4,7 +4,7 @@ Sources: cloud-hypervisor/src/main.rs and vmm/src/config.rs of v40 to v53.
 """
 
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from microvm.hypervisors import hybrid_vsock, resources, shares
 from microvm.hypervisors.cloud_hypervisor_syntax import Arguments, value
@@ -49,28 +49,18 @@ class CloudHypervisorPlan:
         self._extras()
         self._sandbox()
         self.arguments.merge(vm.cloud_hypervisor.extra_args)
-        return LaunchPlan(
-            name=runner.name,
-            hypervisor=vm.hypervisor,
-            process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
+        common = resources.common_plan(runner, facts, control, queues=self.queues)
+        return replace(
+            common,
             argv=self.arguments.words(),
             credentials=resources.credential_disk(runner, facts),
             helpers=tuple(self.helpers),
-            volumes=resources.volume_plans(runner),
-            taps=resources.taps(runner, queues=self.queues),
-            macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner, queues=self.queues),
             sockets=(control, *hybrid_vsock.sockets(runner, facts)),
             locks=(f"{control}.lock",),
-            control=control,
-            watch=control if facts.watched else None,
             console=("tty",) in (self.arguments.get("--serial"), self.arguments.get("--console")),
             job=hybrid_vsock.job_end(facts),
-            layers=tuple(layer.uuid for layer in runner.system.layers),
-            notes=(
-                f"accelerator {facts.accelerator.kind}: {facts.accelerator.reason}",
-                *self.notes,
-            ),
+            notes=(*common.notes, *self.notes),
         )
 
     @property

@@ -35,9 +35,6 @@ STATUSES = {
 EMPTY = "empty"
 """Directory in the state directory that its sandboxed devices see as their root."""
 
-_NO_FORWARD = "use type tap and forward on the host, or qemu"
-_NO_HOTPLUG = "give the guest more `mem`, or use cloud-hypervisor or firecracker"
-
 
 class Crosvm(Hypervisor):
     """Sandboxed devices; taps, vsock and virtiofs; no user networking, no 9p."""
@@ -61,27 +58,6 @@ class Crosvm(Hypervisor):
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
         Support(feature=Feature.PCI),
-        Support(
-            feature=Feature.ACCEL_TCG, available=False, instead="leave `accel` out, or use qemu"
-        ),
-        Support(feature=Feature.CPU_MODEL, available=False, instead="leave `cpu` out, or use qemu"),
-        Support(feature=Feature.HOTPLUG, available=False, instead=_NO_HOTPLUG),
-        Support(feature=Feature.HOTPLUGGED, available=False, instead=_NO_HOTPLUG),
-        Support(feature=Feature.USER, available=False, instead="start it as that user"),
-        Support(feature=Feature.IMAGE_TYPE, available=False, instead="qemu-img convert -O raw"),
-        Support(feature=Feature.SHARE_9P, available=False, instead="use proto virtiofs, or qemu"),
-        Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
-        Support(
-            feature=Feature.NET_USER, available=False, instead="use type tap, or qemu or kvmtool"
-        ),
-        Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_IPV6, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.USB, available=False, instead="use qemu"),
-        Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
-        Support(feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"),
-        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
@@ -170,25 +146,16 @@ class _Plan:
             "--params", line,
             resources.vmlinux(runner, facts),
         ]  # fmt: skip
-        return LaunchPlan(
-            name=runner.name,
-            hypervisor=vm.hypervisor,
-            process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
+        return replace(
+            resources.common_plan(runner, facts, control),
             argv=tuple(argv),
             helpers=tuple(each.helper for each in self._served),
-            volumes=resources.volume_plans(runner),
             credentials=credentials,
-            taps=resources.taps(runner),
-            macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner),
             directories=() if vm.crosvm.pivot_root else (EMPTY,),
             sockets=(control, *((JOB,) if facts.job else ())),
-            control=control,
-            watch=control if facts.watched else None,
             job=JobEnd(kind="listen", socket=JOB) if facts.job else None,
             statuses=STATUSES,
-            layers=tuple(layer.uuid for layer in runner.system.layers),
-            notes=(f"accelerator {facts.accelerator.kind}: {facts.accelerator.reason}",),
         )
 
     def _vsock_modules(self) -> tuple[str, ...]:

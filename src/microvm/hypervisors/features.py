@@ -1,6 +1,6 @@
 """What a declaration may ask of a hypervisor, feature by feature, with the keys that ask it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -52,8 +52,41 @@ class Support:
     since: tuple[int, ...] | None = None
     """First version that has it; unset: all versions."""
     available: bool = True
-    """False: it can't, or not yet; `instead` says what to do."""
+    """False: it can't, or not yet."""
     instead: str = ""
+    """What to do with this hypervisor then, where `INSTEAD` doesn't say it well."""
+
+
+_TAPS = "use type tap, with a `bridge` of the host"
+_FORWARD = "use type tap, and forward on the host"
+INSTEAD: Mapping[Feature, str] = {
+    Feature.ACCEL_TCG: "leave `accel` out",
+    Feature.CPU_MODEL: "leave `cpu` out: the guest gets the host's",
+    Feature.HUGE_PAGES: "leave `hugepage_mem` out",
+    Feature.HOTPLUG: "give the guest more `mem`",
+    Feature.HOTPLUGGED: "add it to `mem`",
+    Feature.BALLOON: "leave `balloon` out",
+    Feature.INITIAL_BALLOON: "microvm-balloon SIZE, once it runs",
+    Feature.USER: "start it as that user",
+    Feature.SERIAL: "leave `serial` out: the guest finds volumes by UUID or `label`",
+    Feature.DIRECT: "leave `direct` out",
+    Feature.IMAGE_TYPE: "qemu-img convert -O raw",
+    Feature.SHARE_9P: "use proto virtiofs",
+    Feature.SHARE_VIRTIOFS: "use proto 9p",
+    Feature.DAX: "leave `dax` out",
+    Feature.ROOT_SHARED: "leave `store_on_disk` out: the root is images then",
+    Feature.NET_USER: _TAPS,
+    Feature.NET_MACVTAP: _TAPS,
+    Feature.NET_BRIDGE: _TAPS,
+    Feature.VHOST: "leave `tap.vhost` out",
+    Feature.FORWARD: _FORWARD,
+    Feature.FORWARD_IPV6: _FORWARD,
+    Feature.FORWARD_REMAPPED: _FORWARD,
+    Feature.FORWARD_REMAPPED_UDP: _FORWARD,
+    Feature.GRAPHICS: "use the serial console or ssh",
+    Feature.MACHINED: "leave it out",
+}
+"""What to do without a feature. Which other hypervisors have it follows from their rows."""
 
 
 Found = Iterator[tuple[Feature, str]]

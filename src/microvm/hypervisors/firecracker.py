@@ -27,9 +27,6 @@ PCI_SLOTS = 31
 MMIO_SLOTS = 17
 """Interrupts that devices without PCI have on x86 (CHANGELOG.md, 1.15)."""
 MOST_VCPUS = 32
-_NO_SHARES = "use a volume, or qemu or cloud-hypervisor"
-_NO_USER_NET = "use type tap with a `bridge` of the host, or qemu"
-_NO_FORWARD = "use type tap and forward on the host, or qemu"
 
 
 class Firecracker(Hypervisor):
@@ -43,7 +40,7 @@ class Firecracker(Hypervisor):
     newest = (1, 16)
     supports = (
         Support(feature=Feature.HUGE_PAGES, since=(1, 11)),
-        Support(feature=Feature.HOTPLUG, since=(1, 14), instead="give the guest more `mem`"),
+        Support(feature=Feature.HOTPLUG, since=(1, 14)),
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.INITIAL_BALLOON),
         Support(feature=Feature.NET_TAP),
@@ -54,45 +51,12 @@ class Firecracker(Hypervisor):
             feature=Feature.HOTPLUGGED, available=False,
             instead="add it to `mem`, or plug it in with microvm-balloon SIZE",
         ),
-        Support(feature=Feature.ACCEL_TCG, available=False, instead="use qemu, which can emulate"),
         Support(
             feature=Feature.CPU_MODEL, available=False,
-            instead="use a CPU template (firecracker.cpu), or qemu",
+            instead="use a CPU template (firecracker.cpu)",
         ),
-        Support(feature=Feature.USER, available=False, instead="start it as that user"),
-        Support(
-            feature=Feature.SERIAL, available=False,
-            instead="leave `serial` out: the guest finds volumes by UUID; or use cloud-hypervisor",
-        ),
-        Support(
-            feature=Feature.DIRECT, available=False,
-            instead="leave `direct` out, or use qemu or cloud-hypervisor",
-        ),
-        Support(feature=Feature.IMAGE_TYPE, available=False, instead="qemu-img convert -O raw"),
-        Support(feature=Feature.SHARE_9P, available=False, instead=_NO_SHARES),
-        Support(feature=Feature.SHARE_VIRTIOFS, available=False, instead=_NO_SHARES),
-        Support(feature=Feature.DAX, available=False, instead=_NO_SHARES),
-        Support(
-            feature=Feature.ROOT_SHARED, available=False,
-            instead="set store_on_disk, or use qemu or cloud-hypervisor",
-        ),
-        Support(feature=Feature.NET_USER, available=False, instead=_NO_USER_NET),
-        Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_IPV6, available=False, instead=_NO_FORWARD),
-        Support(
-            feature=Feature.NET_MACVTAP, available=False,
-            instead="use tap with `bridge`, or cloud-hypervisor",
-        ),
-        Support(feature=Feature.VHOST, available=False, instead="leave out `tap.vhost`, or qemu"),
-        Support(feature=Feature.PCI, available=False, instead="use cloud-hypervisor"),
-        Support(feature=Feature.USB, available=False, instead="use qemu"),
-        Support(
-            feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"
-        ),
-        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
-        Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
+        Support(feature=Feature.SHARE_9P, available=False, instead="use a volume"),
+        Support(feature=Feature.SHARE_VIRTIOFS, available=False, instead="use a volume"),
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:

@@ -5,7 +5,7 @@ Sources: src/vmm/src/resources.rs (VmmConfig) and src/vmm/src/vmm_config of 1.8 
 
 import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from microvm.hypervisors import hybrid_vsock, resources
@@ -58,25 +58,16 @@ class FirecrackerPlan:
             argv.append("--enable-pci")
         if platform.machine() == "aarch64":
             self.notes.append("firecracker can't ask a guest to power off on aarch64")
-        return LaunchPlan(
-            name=runner.name,
-            hypervisor=vm.hypervisor,
-            process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
+        common = resources.common_plan(runner, facts, control)
+        return replace(
+            common,
             argv=(*argv, *options.extra_args),
             files=files,
             log=LOG,
             credentials=resources.credential_disk(runner, facts),
-            volumes=resources.volume_plans(runner),
-            taps=resources.taps(runner),
             sockets=(control, *hybrid_vsock.sockets(runner, facts)),
-            control=control,
-            watch=control if facts.watched else None,
             job=hybrid_vsock.job_end(facts),
-            layers=tuple(layer.uuid for layer in runner.system.layers),
-            notes=(
-                f"accelerator {facts.accelerator.kind}: {facts.accelerator.reason}",
-                *self.notes,
-            ),
+            notes=(*common.notes, *self.notes),
         )
 
     @property

@@ -4,6 +4,7 @@ Sources: builtin-run.c, disk/core.c, virtio/net.c, kvm-ipc.c of kvmtool (2024-08
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from microvm.errors import Problem
@@ -33,9 +34,6 @@ POWER_CID = "power.cid"
 POWER_PORT = 6977
 """vsock port on which the guest takes the wish to power off."""
 
-_NO_FORWARD = "use type tap and forward on the host, or qemu"
-_NO_HOTPLUG = "give the guest more `mem`, or use cloud-hypervisor or firecracker"
-
 
 class Kvmtool(Hypervisor):
     """9p shares, taps, macvtaps, user networking; no virtiofs, no sandbox."""
@@ -54,41 +52,11 @@ class Kvmtool(Hypervisor):
         Support(feature=Feature.NET_MACVTAP),
         Support(
             feature=Feature.VHOST, available=False,
-            instead="leave out `tap.vhost`: the guest's MAC address would be lost; or use qemu",
+            instead="leave out `tap.vhost`: the guest's MAC address would be lost",
         ),
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
         Support(feature=Feature.PCI),
-        Support(
-            feature=Feature.ACCEL_TCG, available=False, instead="leave `accel` out, or use qemu"
-        ),
-        Support(feature=Feature.CPU_MODEL, available=False, instead="leave `cpu` out, or use qemu"),
-        Support(
-            feature=Feature.HUGE_PAGES, available=False, instead="use qemu or cloud-hypervisor"
-        ),
-        Support(feature=Feature.HOTPLUG, available=False, instead=_NO_HOTPLUG),
-        Support(feature=Feature.HOTPLUGGED, available=False, instead=_NO_HOTPLUG),
-        Support(feature=Feature.INITIAL_BALLOON, available=False, instead="microvm-balloon SIZE"),
-        Support(feature=Feature.USER, available=False, instead="start it as that user"),
-        Support(
-            feature=Feature.SERIAL, available=False,
-            instead="find it by `label`, or use qemu, cloud-hypervisor or crosvm",
-        ),
-        Support(feature=Feature.IMAGE_TYPE, available=False, instead="qemu-img convert -O raw"),
-        Support(
-            feature=Feature.SHARE_VIRTIOFS, available=False,
-            instead="use proto 9p, or qemu, cloud-hypervisor or crosvm",
-        ),
-        Support(feature=Feature.ROOT_SHARED, available=False, instead="use images, or qemu"),
-        Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
-        Support(feature=Feature.FORWARD, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_REMAPPED, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_REMAPPED_UDP, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.FORWARD_IPV6, available=False, instead=_NO_FORWARD),
-        Support(feature=Feature.USB, available=False, instead="use qemu"),
-        Support(feature=Feature.ROOT_PORTS, available=False, instead="use qemu"),
-        Support(feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"),
-        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
@@ -223,26 +191,18 @@ class _Plan:
             "--initrd", resources.initrd(runner, facts),
             "--params", line,
         )  # fmt: skip
-        control = Kvmtool.control_socket
-        return LaunchPlan(
-            name=runner.name,
-            hypervisor=vm.hypervisor,
-            process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
+        common = resources.common_plan(runner, facts, Kvmtool.control_socket)
+        return replace(
+            common,
             argv=argv,
             env={"HOME": "."},  # its socket lies below, at a path that is short enough
             files={BALLOON: "0\n", **self._power_files()},
-            volumes=resources.volume_plans(runner),
             credentials=credentials,
-            taps=resources.taps(runner),
-            macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner),
             directories=(".lkvm",),
-            sockets=(control,),
-            control=control,
-            watch=control if facts.watched else None,
+            sockets=(Kvmtool.control_socket,),
             job=JobEnd(kind="terminal") if facts.job else None,
-            layers=tuple(layer.uuid for layer in runner.system.layers),
-            notes=self._notes(),
+            notes=(*common.notes, *self._notes()),
         )
 
     def _context(self) -> int | None:
@@ -256,12 +216,11 @@ class _Plan:
         return {POWER_KEY: f"{self._facts.secret}\n", POWER_CID: f"{self._context()}\n"}
 
     def _notes(self) -> tuple[str, ...]:
-        notes = [f"accelerator {self._facts.accelerator.kind}: {self._facts.accelerator.reason}"]
-        if not self._facts.vhost_vsock:
-            notes.append(
-                "no /dev/vhost-vsock: the guest can't be asked to shut down (modprobe vhost_vsock)"
-            )
-        return tuple(notes)
+        if self._facts.vhost_vsock:
+            return ()
+        return (
+            "no /dev/vhost-vsock: the guest can't be asked to shut down (modprobe vhost_vsock)",
+        )
 
     def _own_parameters(self) -> tuple[str, ...]:
         words = list(OWN_PARAMETERS)

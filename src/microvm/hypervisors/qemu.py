@@ -9,8 +9,7 @@ from microvm.errors import Problem
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
-from microvm.hypervisors.qemu_host import refuse_on_this_host
-from microvm.hypervisors.qemu_limits import limits
+from microvm.hypervisors.qemu_limits import host_limits, limits
 from microvm.hypervisors.qemu_plan import CONTROL, PROGRAM, QemuPlan
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
@@ -59,17 +58,15 @@ class Qemu(Hypervisor):
             instead="the guest reaches a UDP port of the host's loopback under the same number at "
             f'{HOST}; say guest.address = "{HOST}" and the same port',
         ),
-        Support(
-            feature=Feature.USER, available=False, instead="start it as that user"
-        ),
-        Support(feature=Feature.DAX, available=False, instead="leave out `dax`"),
-        Support(feature=Feature.GRAPHICS, available=False, instead="use the serial console or ssh"),
-        Support(feature=Feature.MACHINED, available=False, instead="leave it out"),
     )  # fmt: skip
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Return every reason that is no feature, such as too many disks."""
         return list(limits(microvm))
+
+    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+        """Refuse what this host has no device, machine or virtiofsd for."""
+        return list(host_limits(microvm, facts))
 
     def control(
         self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
@@ -81,5 +78,4 @@ class Qemu(Hypervisor):
 
     def plan(self, runner: Runner, facts: Facts) -> LaunchPlan:
         """Return the command line of one qemu process and its helpers."""
-        refuse_on_this_host(runner.microvm, facts)
         return QemuPlan(runner, facts).plan()

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 from microvm.errors import Problem
+from microvm.hypervisors import virtiofsd
 from microvm.hypervisors.limits import hotplug, kernel_for_9p
 from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
 from microvm.model.declaration import MicroVM
+from microvm.model.facts import Facts
 
 MMIO_SLOTS = 24
 """virtio-mmio transports of machine `microvm` with its second I/O APIC (hw/i386/microvm.c)."""
@@ -34,6 +36,22 @@ def limits(microvm: MicroVM) -> Iterator[Problem]:
     yield from _names(microvm)
     yield from kernel_for_9p(microvm)
     yield from _shares_9p(microvm)
+
+
+def host_limits(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+    """Yield what qemu could do, but not on this host."""
+    if microvm.qemu.machine == "microvm" and facts.accelerator.kind == "tcg":
+        message = f"machine microvm does not boot here: {facts.accelerator.reason}"
+        yield Problem(where="qemu.machine", message=message, hint="leave it out")
+    if not facts.vhost_net:  # qemu would only warn, and move the packets itself
+        for index, interface in enumerate(microvm.interfaces):
+            if interface.tap.vhost:
+                message = "there is no /dev/vhost-net that may be opened here"
+                hint = "modprobe vhost_net, and run as a user who may open it; or leave vhost out"
+                where = f"interfaces.{index}.tap.vhost"
+                yield Problem(where=where, message=message, hint=hint)
+    if found := facts.programs.get(virtiofsd.PROGRAM):
+        yield from virtiofsd.unmet(found, microvm)
 
 
 def need_pci(microvm: MicroVM) -> Iterator[str]:

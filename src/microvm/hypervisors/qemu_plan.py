@@ -4,7 +4,7 @@ Sources: qemu-system-x86_64(1), `-device help` of 7.2 and 10.0.
 """
 
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from microvm.hypervisors import resources, shares
 from microvm.hypervisors.kernel_line import kernel_line
@@ -19,6 +19,7 @@ from microvm.hypervisors.qemu_memory import (
 )
 from microvm.hypervisors.qemu_syntax import FORMATS, escape
 from microvm.hypervisors.resources import Disk
+from microvm.model.declaration import MicroVM
 from microvm.model.devices import Interface, Share, names_device
 from microvm.model.facts import Facts
 from microvm.model.identity import dashed, mac
@@ -43,15 +44,12 @@ class QemuPlan:
     facts: Facts
     argv: list[str] = field(default_factory=list)
     helpers: list[Helper] = field(default_factory=list)
-    modules: list[str] = field(default_factory=list)
     trees: list[str] = field(default_factory=list)
 
     def plan(self) -> LaunchPlan:
         """Return the whole plan. Raises `SpecError` for a kernel command line that is too long."""
         runner, facts = self.runner, self.facts
         vm = runner.microvm
-        # libcrc32c asks the crypto layer for crc32c while it loads; modules.dep does not say so.
-        self.modules = ["virtio_pci" if self.pci else "virtio_mmio", "crc32c_generic", "overlay"]
         self._machine()
         self._root()
         self._disks()
@@ -62,7 +60,7 @@ class QemuPlan:
         self._extras()
         line = kernel_line(
             runner, facts,
-            own=self._own_parameters(), modules=tuple(dict.fromkeys(self.modules)),
+            own=self._own_parameters(), modules=self._modules(),
             disks=len(runner.system.layers) if vm.store_on_disk else 0, job=f"port:{JOB_PORT}",
         )  # fmt: skip
         self.argv += [
@@ -72,42 +70,24 @@ class QemuPlan:
             *vm.qemu.extra_args,
         ]  # fmt: skip
         control = vm.socket or CONTROL
-        return LaunchPlan(
-            name=runner.name,
-            hypervisor=vm.hypervisor,
-            process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
+        common = resources.common_plan(runner, facts, control, queues=self.queues)
+        return replace(
+            common,
             argv=tuple(self.argv),
             files=initial_balloon(vm) if vm.initial_balloon_mem else {},
             helpers=tuple(self.helpers),
-            volumes=resources.volume_plans(runner),
-            taps=resources.taps(runner, queues=self.queues),
-            macvtaps=resources.macvtaps(runner, facts),
             opened=resources.opened(runner, queues=self.queues),
-            ports=tuple(
-                PortPlan(
-                    where=f"forward_ports.{index}",
-                    proto=forward.proto,
-                    address=forward.host.address or "127.0.0.1",
-                    port=forward.host.port,
-                )
-                for index, forward in enumerate(vm.forward_ports)
-                if forward.origin == "host"
-            ),
+            ports=_ports(vm),
             sockets=(
                 control,
                 *((WATCH,) if facts.watched else ()),
                 *((JOB,) if facts.job else ()),
             ),
-            control=control,
             watch=WATCH if facts.watched else None,
             console=vm.qemu.serial_console,
             job=JobEnd(kind="connect", socket=JOB) if facts.job else None,
             trees=tuple(self.trees),
-            layers=tuple(layer.uuid for layer in runner.system.layers),
-            notes=(
-                f"accelerator {facts.accelerator.kind}: {facts.accelerator.reason}",
-                *((_SERVES,) if self.trees else ()),
-            ),
+            notes=(*common.notes, *((_SERVES,) if self.trees else ())),
         )
 
     @property
@@ -178,6 +158,12 @@ class QemuPlan:
             self.argv += ["-device", "i8042"]
         self.device("virtio-rng")
 
+    def _modules(self) -> tuple[str, ...]:
+        transport = "virtio_pci" if self.pci else "virtio_mmio"
+        job = ("virtio_console",) if self.facts.job else ()
+        vsock = ("vmw_vsock_virtio_transport",) if self.runner.microvm.vsock.cid is not None else ()
+        return resources.modules(self.runner, transport, *job, *vsock)
+
     def _cpu(self) -> str:
         if self.facts.accelerator.kind == "kvm":
             return "host"
@@ -206,11 +192,6 @@ class QemuPlan:
         self.device("virtio-blk", f"drive={disk.name}{serial}")
 
     def _root(self) -> None:
-        vm = self.runner.microvm
-        if vm.store_on_disk:
-            self.modules += ["virtio_blk", vm.store_disk_type]
-            return
-        self.modules += ["virtiofs"] if vm.store_proto == "virtiofs" else ["9pnet_virtio", "9p"]
         for share in resources.layer_shares(self.runner, self.facts):
             if share.proto == "virtiofs":
                 self._virtiofs(share, share.source, mapped=True)
@@ -219,18 +200,14 @@ class QemuPlan:
                 self._9p(share.tag, share.source, share.security_model, read_only=True)
 
     def _disks(self) -> None:
-        if self.runner.microvm.volumes:
-            self.modules.append("virtio_blk")
         for disk in resources.disks(self.runner, self.facts):
             self._disk(disk)
 
     def _share(self, index: int, share: Share) -> None:
         source = resources.in_project(share.source, self.facts)
         if share.proto == "virtiofs":
-            self.modules.append("virtiofs")
             self._virtiofs(share, source, mapped=False)
         else:
-            self.modules += ["9pnet_virtio", "9p"]
             self._9p(share.tag, source, share.security_model, read_only=share.read_only)
 
     def _virtiofs(self, share: Share, source: str, *, mapped: bool) -> None:
@@ -277,23 +254,33 @@ class QemuPlan:
     def _extras(self) -> None:
         vm = self.runner.microvm
         if self.facts.job:
-            self.modules.append("virtio_console")
             self.argv += ["-chardev", f"socket,id=job,path={JOB},server=on,wait=off"]
             self.device("virtio-serial")
             self.argv += ["-device", f"virtserialport,chardev=job,name={JOB_PORT}"]
         if vm.hotplug_mem:
             self.argv += hotplug_memory(vm)
-            self.modules.append("virtio_mem")
         if vm.balloon:
             oom = "off" if vm.deflate_on_oom is False else "on"
             self.device("virtio-balloon", f"free-page-reporting=on,deflate-on-oom={oom}")
-            self.modules.append("virtio_balloon")
         if vm.initial_balloon_mem:
             self.argv += first_commands()
         if vm.vsock.cid is not None:
             self.device("vhost-vsock", f"guest-cid={vm.vsock.cid}")
-            self.modules.append("vmw_vsock_virtio_transport")
         self.argv += [*root_ports(vm), *passed_through(vm)]
         for name, path in sorted(vm.credential_files.items()):
             file = resources.in_project(path, self.facts)
             self.argv += ["-fw_cfg", f"name=opt/io.systemd.credentials/{name},file={escape(file)}"]
+
+
+def _ports(vm: MicroVM) -> tuple[PortPlan, ...]:
+    """Return the ports of the host that have to be free."""
+    return tuple(
+        PortPlan(
+            where=f"forward_ports.{index}",
+            proto=forward.proto,
+            address=forward.host.address or "127.0.0.1",
+            port=forward.host.port,
+        )
+        for index, forward in enumerate(vm.forward_ports)
+        if forward.origin == "host"
+    )

@@ -6,8 +6,33 @@ from typing import Literal
 from microvm.model.devices import ImageType, Share
 from microvm.model.facts import Facts
 from microvm.model.identity import filesystem_uuid, mac
-from microvm.model.plan import CredentialDisk, MacvtapPlan, Opened, TapPlan, VolumePlan
+from microvm.model.plan import (
+    CredentialDisk,
+    LaunchPlan,
+    MacvtapPlan,
+    Opened,
+    TapPlan,
+    VolumePlan,
+)
 from microvm.model.runner import Runner
+
+
+def common_plan(runner: Runner, facts: Facts, control: str, *, queues: int = 1) -> LaunchPlan:
+    """Return what every plan has; a back end replaces the rest of it, argv first of all."""
+    vm = runner.microvm
+    return LaunchPlan(
+        name=runner.name,
+        hypervisor=vm.hypervisor,
+        process_name=f"microvm@{runner.name}" if vm.pretty_procnames else None,
+        argv=(),
+        volumes=volume_plans(runner),
+        taps=taps(runner, queues=queues),
+        macvtaps=macvtaps(runner, facts),
+        control=control,
+        watch=control if facts.watched else None,
+        layers=tuple(layer.uuid for layer in runner.system.layers),
+        notes=(f"accelerator {facts.accelerator.kind}: {facts.accelerator.reason}",),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
