@@ -63,6 +63,17 @@ def test_a_vmm_that_outlives_a_panic_is_ended(outcome):
     assert "no init" in ended.console
 
 
+def test_a_guest_that_shows_the_text_of_a_panic_goes_on(outcome):
+    """Of a nested machine, or of another day: what is not the kernel's comes after it."""
+    ended = outcome(r"""
+        say(UP + "# dmesg\r\n[    1.000000] Kernel panic - not syncing: no init\r\n")
+        say("[    1.000001] CPU: 0 PID: 1\r\n[root@box ~]# ")
+        time.sleep(5)
+        say(OFF)
+    """)
+    assert (ended.exit_code, ended.reason) == (0, "the guest powered off")
+
+
 def test_a_guest_that_reboots_is_told_from_one_that_powers_off(outcome):
     assert outcome("say(UP + OFF)").reason == "the guest powered off"
     assert outcome("say(UP + OFF.replace('poweroff', 'reboot'))") is None

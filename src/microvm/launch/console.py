@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 _START = b"\x1b]6977;"
 _MARK = re.compile(rb"\x1b\]6977;(?P<text>[^\x07]*)\x07")
 _PANIC = re.compile(r"\[\s*\d+\.\d+\] Kernel panic - not syncing: (?P<why>.*)")
+_KERNEL = re.compile(r"\[\s*(?:$|\d)")
+"""A line of the kernel's, or the begin of one."""
 _LONGEST = 4096
 _CONTROL = re.compile(
     r"\x1b(?:\[[0-9;?!]*[A-Za-z]|\][^\x07]*\x07|[c-z=>])|[\x00-\x08\x0b-\x1f\x7f]"
@@ -22,7 +24,8 @@ class Console:
     failed: str | None = None
     """Why the guest can't go on."""
     panic: str | None = None
-    """Why the kernel panicked, as it said itself (kernel/panic.c); stack traces may follow."""
+    """Why the kernel panicked, as it said itself (kernel/panic.c), and nothing but the kernel after
+    it: a guest that only shows such a text, of another machine or another day, goes on."""
     stopping: bool = False
     """The guest has begun to shut down."""
     ending: str | None = None
@@ -72,10 +75,18 @@ class Console:
         *whole, self._line = (self._line + shown.decode(errors="replace")).split("\n")
         for line in whole:
             plain = _CONTROL.sub("", line.rstrip("\r"))
+            self._tail.append(plain)
             if self.panic is None and (found := _PANIC.match(plain)):
                 self.panic = found["why"]
-            self._tail.append(plain)
+            else:
+                self._heed(plain)
         self._line = self._line[-2000:]
+        self._heed(_CONTROL.sub("", self._line))
+
+    def _heed(self, line: str) -> None:
+        """Take a panic back when somebody else than the kernel goes on."""
+        if line.strip() and not _KERNEL.match(line):
+            self.panic = None
 
 
 def _partial(data: bytes) -> int:

@@ -127,6 +127,7 @@ class Session:
         while not self._must_end():
             self._connect(vmm.pid)
             self._watch_helpers(running)
+            starting.bound_log(self._state_dir)
             readers = [signals, vmm.pidfd, *self._sources(console, typed)]
             writers = [out.descriptor for out in (*self._out.values(), typed) if out.pending]
             if self._stream and self._job and self._job.outgoing:
@@ -177,7 +178,6 @@ class Session:
             self._stream = self._meet(pid)
 
     def _watch_helpers(self, running: list[helpers.Running]) -> None:
-        starting.bound_log(self._state_dir)
         if self._helper_ended is None:
             self._fates = ", ".join(filter(None, (one.fate() for one in running)))
             if self._fates:
@@ -193,7 +193,9 @@ class Session:
             self._out[1].put(shown)
         if self._console.up and not was_up:
             self._guest_is_up()
-        if self._panicked is None and self._console.panic is not None:
+        if self._console.panic is None:
+            self._panicked = None
+        elif self._panicked is None:
             self._panicked = Deadline(PANIC_GRACE_S)
 
     def _guest_is_up(self) -> None:
