@@ -7,6 +7,7 @@ setup_sects, payload_offset, payload_length; protocol 2.08).
 import gzip
 import lzma
 import struct
+import zlib
 from pathlib import Path
 
 from microvm.errors import MicroVMError
@@ -38,8 +39,10 @@ def extract(image: bytes, name: str) -> bytes:
     offset, length = struct.unpack_from("<II", image, 0x248)
     start = (sectors + 1) * 512 + offset
     payload = image[start : start + length]
-    # The last four bytes are the size of what is inside, added by the kernel's build.
-    found = _decompress(payload[:-4], name)
+    try:
+        found = _decompress(payload, name)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise MicroVMError(f"the kernel in {name} is damaged: {error}") from error
     if not found.startswith(ELF):
         raise MicroVMError(f"{name} holds something else than an ELF kernel")
     return found
@@ -48,6 +51,9 @@ def extract(image: bytes, name: str) -> bytes:
 def _decompress(payload: bytes, name: str) -> bytes:
     if payload.startswith(b"\x1f\x8b"):
         return gzip.decompress(payload)
+    # To all but gzip, which ends with it, the kernel's build adds the size of what is inside
+    # (scripts/Makefile.lib, size_append): four bytes.
+    payload = payload[:-4]
     if payload.startswith(b"\xfd7zXZ\0"):
         return lzma.decompress(payload)
     for magic, (program, package, arguments) in _PROGRAMS.items():
