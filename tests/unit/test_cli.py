@@ -336,6 +336,11 @@ def test_output_that_finds_no_room_is_one_message(microvm_cli, verb):
     assert ran.stderr == "microvm: could not write standard output: No space left on device\n"
 
 
+def test_closed_outputs_are_no_failure(microvm_cli):
+    words = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *microvm_cli.command("schema")]
+    assert subprocess.run(words, env=microvm_cli.env, check=False).returncode == 0
+
+
 def test_messages_that_nobody_can_read_any_more_change_no_status(microvm_cli, project):
     """Python ends with 120 where something is still to be written then."""
     terminal, ours = pty.openpty()

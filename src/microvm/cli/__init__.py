@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _let_go() -> None:
     """Drop what nobody can take any more: Python would end with 120 because of it."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by who started us
         try:
             stream.flush()
         except OSError:
@@ -152,7 +152,7 @@ def _carry_out(args: argparse.Namespace) -> int:
             signal.signal(number, _ended)
     try:
         status: int = importlib.import_module(f"microvm.cli.{args.verb}").main(args)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except SpecError as error:
         count = len(error.problems)
         _tell(f"{count} problem{'s' if count != 1 else ''}:")
@@ -167,8 +167,6 @@ def _carry_out(args: argparse.Namespace) -> int:
             _line(f"  {error.hint}")
         return _failed(args, error)
     except BrokenPipeError:
-        # Nobody reads any more; Python would complain once more while it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename:
