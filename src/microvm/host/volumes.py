@@ -89,9 +89,9 @@ def prepare(
             held.append(image_locks.lock(path, read_only=volume.read_only))
             stack.callback(os.close, held[-1])
             block = _check(volume, path)
-            _fit(volume, path, held[-1], block, say)
             if volume.root:
                 _pin(path, plan.layers)
+            _fit(volume, path, held[-1], block, say)
         stack.pop_all()
     return held
 
@@ -266,10 +266,9 @@ def _fit(
     if have > want:
         say(f"the volume {path} has {sizes}: it is left as it is, volumes never shrink")
         return
-    own = block is not None and block.uuid == volume.uuid
-    # Its file system counts as well: growing it may have been cut short.
-    if have == want and not (own and volume.read_only and block and 0 < block.size < want):
+    if have == want:
         return
+    own = block is not None and block.uuid == volume.uuid
     if why := _obstacle_to_growth(volume, own=own, file=file):
         raise StateError(
             f"the volume {path} has {sizes}, and {why}",
