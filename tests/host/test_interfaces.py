@@ -137,6 +137,7 @@ def test_a_tap_that_is_there_is_refused_and_not_joined(told):
         taps.up(plan, state)
         holder = network.open_tap("tap7", 1)  # a VMM that lives on
         said["busy"] = refusal(taps.up, plan, state)
+        said["run"] = refusal(taps.held(plan, state).__enter__)
         os.close(holder)
         said["again"] = refusal(taps.up, plan, state)
     """)
@@ -145,6 +146,7 @@ def test_a_tap_that_is_there_is_refused_and_not_joined(told):
     ]  # fmt: skip
     assert not said["joined"]
     assert said["busy"][:2] == ["StateError", "the tap tap7 is in use by another program"]
+    assert said["run"] == said["busy"]
     assert said["again"] is None
 
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 
 from microvm.errors import HostError, StateError
@@ -74,9 +75,12 @@ def tap_up(tap: TapPlan, owner: int) -> int:
 
 
 def tap_down(tap: TapPlan) -> None:
-    """Take a tap away; one that is gone is fine."""
+    """Take a tap away; one that is gone is fine. Raises `HostError`."""
     if index(tap.name) is not None:
-        _set_persistent(tap, None)
+        try:
+            _set_persistent(tap, None)
+        except OSError as error:
+            raise files.explain(error, f"take the tap {tap.name} away") from error
 
 
 def macvtap_up(macvtap: MacvtapPlan, owner: int) -> int:
@@ -185,12 +189,15 @@ def open_tap(name: str, queues: int) -> int:
 
     Raises `HostError`.
     """
-    device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _tap_flags(queues)))
-    except OSError as error:
-        os.close(device)
-        raise files.explain(error, f"open the tap {name}") from error
+    with ExitStack() as stack:
+        try:
+            device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, device)
+            request = struct.pack("16sH14x", name.encode(), _tap_flags(queues))
+            fcntl.ioctl(device, _TUNSETIFF, request)
+        except OSError as error:
+            raise files.explain(error, f"open the tap {name}") from error
+        stack.pop_all()
     return device
 
 

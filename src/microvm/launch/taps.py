@@ -101,9 +101,9 @@ def opened(plan: LaunchPlan) -> Iterator[list[int]]:
 
 @contextmanager
 def held(plan: LaunchPlan, state_dir: Path) -> Iterator[None]:
-    """Have the taps until the block is left."""
+    """Have the interfaces until the block is left; those that a killed run left go as well."""
+    up(plan, state_dir)
     try:
-        up(plan, state_dir)
         yield
     finally:
         down(plan, state_dir)
