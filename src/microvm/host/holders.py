@@ -43,7 +43,7 @@ def is_ending(pid: str) -> bool:
 
 
 def of(path: Path) -> str:
-    """Name the machine and process that has a file open, or return the empty text."""
+    """Return ` (who)`, the machine and process that has a file open, or the empty text."""
     try:
         wanted = path.stat()
     except OSError:
@@ -56,8 +56,8 @@ def of(path: Path) -> str:
         if not any(os.path.samestat(info, wanted) for _, info in opened):
             continue
         if machine := _machine(opened):
-            return f"machine {machine}, process {process.name}"
-        best = best or f"{_command(process)}, process {process.name}"
+            return f" (machine {machine}, process {process.name})"
+        best = best or f" ({_command(process)}, process {process.name})"
     return best
 
 

@@ -32,9 +32,8 @@ def lock(path: Path, *, read_only: bool) -> int:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             _refuse_others(descriptor, read_only=read_only)
         except BlockingIOError as error:
-            holder = holders.of(path)
             raise StateError(
-                f"the volume {path} is in use by another VMM{f' ({holder})' if holder else ''}",
+                f"the volume {path} is in use by another VMM{holders.of(path)}",
                 hint="stop that one first, or name another image",
             ) from error
         except OSError as error:

@@ -18,6 +18,8 @@ class CrosvmControl(SocketControl, Ballooning, Pausable):
     def __init__(self, path: Path, *, timeout_s: float, program: str, mem_mib: int) -> None:
         """Raise `ApiError` when nobody listens there."""
         super().__init__(path, timeout_s=timeout_s)
+        if not program:
+            raise ApiError("crosvm is asked by its own program, which is missing: put it on PATH")
         self._program = program
         self._mem_mib = mem_mib
 

@@ -48,11 +48,11 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
 
     from microvm.launch import helpers, starting, taps
 
-    starting.check_devices(planning.load_runner(runner_dir))
-    plan = _plan(runner_dir)
-    state_dir = Path.cwd()
+    runner, state_dir = planning.load_runner(runner_dir), Path.cwd()
     with ExitStack() as stack:
-        stack.enter_context(starting.machine_lock(state_dir, plan.name))
+        stack.enter_context(starting.machine_lock(state_dir, runner.name))
+        starting.check_devices(runner)
+        plan = _plan(runner_dir)
         starting.prepare(plan, state_dir, reset_root=False, say=_say)
         made = taps.only(plan, taps.up(plan, state_dir))
         stack.callback(taps.down, made, state_dir)  # unless the VMM starts

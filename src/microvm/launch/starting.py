@@ -56,9 +56,9 @@ def _taken(path: Path, name: str) -> Iterator[int]:
                 if holders.is_ending(pid) and not deadline.expired:
                     time.sleep(LOOK_S)
                     continue
-                who = holders.of(path) if holders.is_ending(pid) else f"process {pid}"
+                who = f" (process {pid})" if pid and not holders.is_ending(pid) else ""
                 raise StateError(
-                    f"the machine {name} is running already ({who})",
+                    f"the machine {name} is running already{who or holders.of(path)}",
                     hint=f"stop that one first; its state is in {path.parent}",
                 ) from error
             yield descriptor
@@ -71,7 +71,7 @@ def _await_end(path: Path) -> None:
     while holders.locked(path):
         if deadline.expired:
             raise StateError(
-                f"a VMM holds {path} ({holders.of(path)})", hint="stop that process first"
+                f"a VMM holds {path}{holders.of(path)}", hint="stop that process first"
             )
         time.sleep(LOOK_S)
 
@@ -100,7 +100,10 @@ def prepare(
             )
     ports.check_free(plan.ports)
     for name in plan.directories:
-        (state_dir / name).mkdir(parents=True, exist_ok=True)
+        try:
+            (state_dir / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.explain(error, f"make the directory {state_dir / name}") from error
     empty = {plan.log: ""} if plan.log else {}
     for name, text in {**plan.files, **empty}.items():
         files.write_atomic(state_dir / name, text, 0o600)
