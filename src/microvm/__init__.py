@@ -52,6 +52,7 @@ _HOME = {
     "Installed": "store.programs",
     "ProgramPlace": "store.programs",
     "Release": "store.programs",
+    "find_hypervisor": "store.programs",
     "find_hypervisors": "store.programs",
     "install_hypervisor": "store.programs",
     "remove_hypervisor": "store.programs",

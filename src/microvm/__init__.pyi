@@ -62,6 +62,7 @@ from microvm.store import Store as Store
 from microvm.store.programs import Installed as Installed
 from microvm.store.programs import ProgramPlace as ProgramPlace
 from microvm.store.programs import Release as Release
+from microvm.store.programs import find_hypervisor as find_hypervisor
 from microvm.store.programs import find_hypervisors as find_hypervisors
 from microvm.store.programs import install_hypervisor as install_hypervisor
 from microvm.store.programs import remove_hypervisor as remove_hypervisor

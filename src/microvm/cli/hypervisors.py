@@ -64,10 +64,10 @@ def main(args: Namespace) -> int:
 def _install(store: "microvm.Store", args: Namespace) -> int:
     with progress.shown(progress.Steps()) as report:
         done = microvm.install_hypervisor(args.name, store, mirror=args.mirror, progress=report)
-        for found in microvm.find_hypervisors(store.path):
-            if found.hypervisor == args.name and found.place == "PATH":
-                text = f"{found.path} is on PATH and comes first"
-                report(microvm.Event(step=args.name, detail=text, note=True))
+        found = microvm.find_hypervisor(args.name, store.path)
+        if found.place == "PATH":
+            text = f"{found.path} is on PATH and comes first"
+            report(microvm.Event(step=args.name, detail=text, note=True))
     if args.json:
         print(json.dumps(asdict(done), indent=1))
     else:

@@ -11,7 +11,7 @@ from typing import Any
 from microvm.errors import DeadlineExceeded, HostError, MicroVMError
 from microvm.host import files, places, process
 from microvm.host.process import Deadline
-from microvm.model.facts import Accelerator, Program
+from microvm.model.facts import Accelerator, Program, dotted
 
 KVM = Path("/dev/kvm")
 TRIAL_TIMEOUTS_S = (20.0, 40.0)
@@ -38,6 +38,11 @@ _UNPACKAGED = {
 }
 
 
+def package(name: str) -> str:
+    """Return the Debian package that holds a program."""
+    return _PACKAGES.get(name, name)
+
+
 def cache_dir() -> Path:
     """Return the directory for what can be found out again."""
     if os.geteuid() == 0:
@@ -58,7 +63,7 @@ def program(
     """
     path = process.find_program(declared or name, places)
     if path is None:
-        hint = f"install it: apt install {_PACKAGES.get(name, name)}"
+        hint = f"install it: apt install {package(name)}"
         if name in _UNPACKAGED:
             hint = f"{_UNPACKAGED[name]}; or put it on PATH, or say where it is (`program`)"
         raise HostError(f"the program {declared or name} is missing", hint=hint)
@@ -236,8 +241,8 @@ class Trials:
         for timeout_s in timeouts_s:
             try:
                 obstacle = _trial(qemu, kernel, timeout_s)
-            except DeadlineExceeded:
-                obstacle = f"KVM does not run a stock kernel here: no boot within {timeout_s:g} s"
+            except DeadlineExceeded as error:
+                obstacle = f"KVM does not run a stock kernel here: {error}"
                 continue
             except HostError as error:  # that says nothing about KVM
                 return Verdict(str(error))
@@ -255,7 +260,7 @@ class Trials:
 
 
 def _trial_key(qemu: Program) -> str:
-    return f"{os.geteuid()}:{qemu.path}:{'.'.join(map(str, qemu.version))}"
+    return f"{os.geteuid()}:{qemu.path}:{dotted(qemu.version)}"
 
 
 def _trial(qemu: Program, kernel: Path, timeout_s: float) -> str | None:
@@ -283,8 +288,10 @@ def _said(argv: tuple[str, ...], timeout_s: float) -> bytes:
             while running.wait(0.1) is None:
                 if (now := log.stat().st_size) > size:
                     quiet, size = Deadline(timeout_s), now
-                if quiet.expired or whole.expired:
-                    raise DeadlineExceeded(f"no end of {argv[0]} within {timeout_s:g} s")
+                if quiet.expired:
+                    raise DeadlineExceeded(f"it says nothing for {timeout_s:g} s")
+                if whole.expired:
+                    raise DeadlineExceeded(f"no boot within {TRIAL_MOST * timeout_s:g} s")
         return log.read_bytes()
 
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 from microvm.errors import HostError
 
-Connection = socket.socket
-"""A connected, non-blocking socket."""
-
 LIMIT = 107
 """Bytes of a socket's path (unix(7): sun_path less the final NUL)."""
 

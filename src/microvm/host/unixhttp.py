@@ -1,5 +1,7 @@
 """HTTP/1.1 over a Unix socket, as cloud-hypervisor and firecracker speak it: one request a
 connection, JSON bodies, an answer with its length.
+
+Not `http.client`: its timeout is for each read, so a VMM that trickles would hold up who waits.
 """
 
 import json

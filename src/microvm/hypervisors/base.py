@@ -8,7 +8,7 @@ from microvm.errors import Problem
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import INSTEAD, Feature, Support, wanted
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, dotted
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -73,8 +73,7 @@ class Hypervisor(ABC):
         return self.problems_here(microvm, facts)
 
     def _too_old(self, need: tuple[int, ...], have: tuple[int, ...]) -> str:
-        numbers = [".".join(map(str, version)) for version in (need, have)]
-        return f"it needs {self.name} {numbers[0]}, this is {numbers[1]}"
+        return f"it needs {self.name} {dotted(need)}, this is {dotted(have)}"
 
     def _refusal(self, where: str, feature: Feature) -> Problem:
         message = f"{self.name} does not support {feature.value} here"

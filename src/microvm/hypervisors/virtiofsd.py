@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Share
-from microvm.model.facts import Program
+from microvm.model.facts import Program, dotted
 from microvm.model.options import VirtiofsdOptions
 
 PROGRAM = "virtiofsd"
@@ -59,7 +59,7 @@ def unmet(program: Program, microvm: MicroVM) -> Iterator[Problem]:
 
 def _unmet_by_rust(program: Program, share: Share) -> Iterator[tuple[str, str, str]]:
     if share.read_only and _is_old(program):
-        have = ".".join(map(str, program.version))
+        have = dotted(program.version)
         yield (
             "read_only",
             f"it needs virtiofsd 1.13, this is {have}",

@@ -1,7 +1,6 @@
 """What this host can do for MicroVMs, and the command that mends each lack."""
 
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from microvm.errors import MicroVMError
 from microvm.host import facts, namespace, places, process
 from microvm.hypervisors import Hypervisor, hypervisor
 from microvm.model.declaration import HypervisorKind
+from microvm.model.facts import dotted
 
 LOW_SPACE = 2 << 30
 
@@ -34,6 +34,7 @@ _PROGRAMS = (
     ("depmod", "kmod", "broken", "kernels"),
     ("mkfs.erofs", "erofs-utils", "broken", "images of the root"),
     ("zstd", "zstd", "lacking", "kernels for other hypervisors than qemu"),
+    ("sfdisk", "fdisk", "lacking", "roots of kvmtool's guests"),
     ("mksquashfs", "squashfs-tools", "lacking", "squashfs images of the root"),
     ("mkfs.ext4", "e2fsprogs", "lacking", "ext4 volumes"),
     ("mkfs.xfs", "xfsprogs", "lacking", "xfs volumes"),
@@ -41,7 +42,6 @@ _PROGRAMS = (
     ("mkfs.vfat", "dosfstools", "lacking", "vfat volumes"),
     ("git", "git", "lacking", "projects in Git"),
 )
-_QEMU_PACKAGES = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 
 
 def examine(store: Path) -> list[Finding]:
@@ -170,26 +170,20 @@ def _vmm(backend: Hypervisor, store: Path) -> Finding:
         text = f"{backend.program} is missing"
         mend = f"microvm hypervisors install {backend.name}"
         if backend.name == "qemu":
-            mend = f"sudo apt install {_QEMU_PACKAGES.get(platform.machine(), 'qemu-system')}"
+            mend = f"sudo apt install {facts.package(backend.program)}"
         return Finding(topic=backend.name, state=state, text=text, mend=mend)
     try:
         version = facts.program(backend.program, None, installed).version
     except MicroVMError as error:
         return Finding(topic=backend.name, state=state, text=error.message, mend=error.hint)
     whose = " (in the store)" if str(path.parent) in installed else ""
-    text = f"{_dotted(version) or 'a version that it does not tell'} at {path}{whose}"
+    text = f"{dotted(version) or 'a version that it does not tell'} at {path}{whose}"
     if version and version < backend.oldest:
-        text += f"; older than {_dotted(backend.oldest)}, the first that can be used"
+        text += f"; older than {dotted(backend.oldest)}, the first that can be used"
         return Finding(topic=backend.name, state=state, text=text)
     if backend.newest and version[: len(backend.newest)] > backend.newest:
-        text += (
-            f"; newer than {_dotted(backend.newest)}, the last that is known: used like that one"
-        )
+        text += f"; newer than {dotted(backend.newest)}, the last that is known: used like that one"
     return Finding(topic=backend.name, state="good", text=text)
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))
 
 
 def _space(store: Path) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -71,6 +70,7 @@ def gather(
                 hint="make the directory, or correct `source`",
             )
     kernel = store_dir / runner.system.kernel / "vmlinuz"
+    planned = resources.volume_plans(runner)
     identity = (microvm.machine_id or "").replace("-", "") or machine_id(
         host_facts.host_id(state_dir, dry=dry), runner.name, str(state_dir)
     )
@@ -81,10 +81,10 @@ def gather(
         project_dir=str(project_dir),
         store_dir=str(store_dir),
         machine_id=identity,
-        secret=secrets.token_hex(16),
+        secret=os.urandom(16).hex(),
         vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
-        positions=volumes.positions(resources.volume_plans(runner), state_dir),
-        outgrown=volumes.outgrown(resources.volume_plans(runner), state_dir),
+        positions=volumes.positions(planned, state_dir),
+        outgrown=volumes.outgrown(planned, state_dir),
         vhost_net=os.access("/dev/vhost-net", os.R_OK | os.W_OK),
         root=os.geteuid() == 0,
         landlock=linux.landlock_abi(),

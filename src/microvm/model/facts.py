@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+def dotted(version: tuple[int, ...]) -> str:
+    """Return a version as people write it."""
+    return ".".join(map(str, version))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """An installed program."""

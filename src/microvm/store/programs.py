@@ -16,6 +16,7 @@ from microvm.errors import HostError, MicroVMError, StateError, UnsupportedOpera
 from microvm.host import download, facts, files, places, process
 from microvm.hypervisors import hypervisor
 from microvm.model.declaration import HypervisorKind
+from microvm.model.facts import dotted
 from microvm.model.progress import Event, Progress, silent
 from microvm.store.collect import write_checksums
 from microvm.store.store import Store, default_path, item_name
@@ -71,7 +72,6 @@ RELEASES: Mapping[tuple[str, str], Release] = {
 }
 """What is fetched, by hypervisor and machine name."""
 
-_PACKAGE = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 _BY_HAND = {
     "qemu": "sudo apt install {package}    # Debian and Ubuntu",
     "crosvm": "build it: git clone --recurse-submodules "
@@ -172,7 +172,7 @@ def _program(name: str) -> str:
 def _no_release(name: str) -> UnsupportedOperation:
     machine = platform.machine()
     if name in _BY_HAND:
-        package = _PACKAGE.get(machine, "qemu-system")
+        package = facts.package(f"qemu-system-{machine}")
         return UnsupportedOperation(
             f"the project {name} publishes no programs to install",
             hint=_BY_HAND[name].format(package=package),
@@ -236,10 +236,15 @@ def remove_hypervisor(name: str, store: Store) -> None:
 
 def find_hypervisors(store: Path | None = None) -> list[ProgramPlace]:
     """Return where each hypervisor's program is found without a declared path, and its version."""
-    return [_find(kind.value, (store or default_path()).absolute()) for kind in HypervisorKind]
+    return [find_hypervisor(kind.value, store) for kind in HypervisorKind]
 
 
-def _find(name: str, store: Path) -> ProgramPlace:
+def find_hypervisor(name: str, store: Path | None = None) -> ProgramPlace:
+    """Return where one hypervisor's program is found, and its version.
+
+    Raises `MicroVMError` for a name that is none.
+    """
+    store = (store or default_path()).absolute()
     program = _program(name)
     ours = places.installed(store, program)
     path = process.find_program(program, ours)
@@ -247,7 +252,7 @@ def _find(name: str, store: Path) -> ProgramPlace:
         return ProgramPlace(hypervisor=name, program=program, path=None, version=None, place=None)
     version = problem = None
     try:
-        version = ".".join(map(str, facts.program(program, None, ours).version)) or None
+        version = dotted(facts.program(program, None, ours).version) or None
     except MicroVMError as error:
         problem = error.message
     return ProgramPlace(
