@@ -10,6 +10,7 @@ import pytest
 
 from microvm.errors import ApiError, DeadlineExceeded
 from microvm.host.qmp import Qmp
+from peer import PATIENCE_S, listening
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 2}}, "capabilities": []}}
 EVENT = {"event": "RESET", "data": {"guest": True}, "timestamp": {"seconds": 1, "microseconds": 2}}
@@ -51,30 +52,16 @@ def qemu(tmp_path):
 
     @contextmanager
     def serve(behaviour):
-        path, wrong, listener = tmp_path / "qmp.sock", [], socket.socket(socket.AF_UNIX)
-        listener.bind(str(path))
-        listener.listen(1)
-        listener.settimeout(45)
+        def work(listener):
+            connection, _ = listener.accept()
+            connection.settimeout(PATIENCE_S)
+            peer = Peer(connection)
+            with connection, peer.received:
+                behaviour(peer)
 
-        def work():
-            try:
-                connection, _ = listener.accept()
-                connection.settimeout(45)
-                peer = Peer(connection)
-                with connection, peer.received:
-                    behaviour(peer)
-            except Exception as error:
-                wrong.append(error)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
+        path = tmp_path / "qmp.sock"
+        with listening(path, work):
             yield path
-        finally:
-            thread.join(45)
-            listener.close()
-        assert not wrong, wrong
-        assert not thread.is_alive()
 
     return serve
 

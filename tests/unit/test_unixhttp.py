@@ -1,8 +1,6 @@
 """Requests to a VMM's HTTP socket, with peers that answer, refuse, break off and fall silent."""
 
 import os
-import socket
-import threading
 import time
 from contextlib import contextmanager
 
@@ -11,41 +9,27 @@ from http_peer import answer, request
 
 from microvm.errors import ApiError, DeadlineExceeded
 from microvm.host import stream, unixhttp
+from peer import listening
 
 
 @contextmanager
 def peer(path, *answers):
-    """Serve one connection after the other: each answer is bytes, or a function of the socket."""
-    listener = socket.socket(socket.AF_UNIX)
-    with stream.address(path) as name:
-        listener.bind(name)
-    listener.listen(8)
-    listener.settimeout(10)
-    asked, wrong = [], []
+    """Answer one request a connection; yields the requests as method, target and body."""
+    asked = []
 
-    def work():
-        try:
-            for answer in answers:
-                connection, _ = listener.accept()
-                connection.settimeout(10)
-                with connection:
-                    asked.append(request(connection))
-                    if callable(answer):
-                        answer(connection)
-                    else:
-                        connection.sendall(answer)
-        except Exception as error:
-            wrong.append(error)
+    def work(listener):
+        for each in answers:
+            connection, _ = listener.accept()
+            connection.settimeout(10)
+            with connection:
+                asked.append(request(connection))
+                if callable(each):
+                    each(connection)
+                else:
+                    connection.sendall(each)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with listening(path, work):
         yield asked
-    finally:
-        thread.join(10)
-        listener.close()
-    assert not wrong, wrong
-    assert not thread.is_alive()
 
 
 def call(path, *arguments, timeout_s=5.0):
