@@ -63,7 +63,7 @@ class Place:
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 about = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                seen = self.store.name in " ".join(mounts_of(entry.name))
+                seen = "/".join(self.store.parts[-2:]) in " ".join(mounts_of(entry.name))
             except OSError:
                 continue
             if os.fsencode(self.store) in about or seen:
