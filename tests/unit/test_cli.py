@@ -341,6 +341,17 @@ def test_closed_outputs_are_no_failure(microvm_cli):
     assert subprocess.run(words, env=microvm_cli.env, check=False).returncode == 0
 
 
+def test_a_terminal_that_has_gone_is_a_hang_up_for_who_writes_to_it(microvm_cli):
+    terminal, ours = pty.openpty()
+    os.close(terminal)
+    with os.fdopen(ours, "w") as gone:
+        words = microvm_cli.command("schema")
+        ran = subprocess.run(
+            words, env=microvm_cli.env, stdout=gone, stderr=subprocess.PIPE, check=False
+        )
+    assert (ran.returncode, ran.stderr) == (128 + signal.SIGHUP, b"")
+
+
 def test_messages_that_nobody_can_read_any_more_change_no_status(microvm_cli, project):
     """Python ends with 120 where something is still to be written then."""
     terminal, ours = pty.openpty()

@@ -5,6 +5,7 @@ import errno
 import importlib
 import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -152,7 +153,8 @@ def _carry_out(args: argparse.Namespace) -> int:
             signal.signal(number, _ended)
     try:
         status: int = importlib.import_module(f"microvm.cli.{args.verb}").main(args)
-        print(end="", flush=True)
+        if sys.stdout:  # None: closed by who started us
+            sys.stdout.flush()
     except SpecError as error:
         count = len(error.problems)
         _tell(f"{count} problem{'s' if count != 1 else ''}:")
@@ -169,11 +171,19 @@ def _carry_out(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         return 141
     except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename:
-            raise
-        _tell(f"could not write standard output: {error.strerror}")
-        return 125 if args.command else 1
+        return _unwritten(args, error)
     return status
+
+
+def _unwritten(args: argparse.Namespace, error: OSError) -> int:
+    """Return the status where standard output takes nothing; raise the error where it does."""
+    if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(1).st_mode) and not os.isatty(1):
+        # The other end of the terminal is closed.
+        return 128 + signal.SIGHUP
+    if error.errno != errno.ENOSPC or error.filename:
+        raise error
+    _tell(f"could not write standard output: {error.strerror}")
+    return 125 if args.command else 1
 
 
 class _Ended(SystemExit):
