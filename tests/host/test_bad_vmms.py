@@ -393,6 +393,8 @@ def test_kvm_without_permission_is_told_with_the_way_out(kind, as_nobody):
     assert f"{kind} needs hardware virtualisation, but no permission on /dev/kvm" in said
     assert "usermod -aG kvm" in said
     assert "--hypervisor qemu" in said
+    shown = as_nobody(f"print(facts.kvm_only({kind!r}, dry=True))", "/dev/kvm")
+    assert "it would not start here: no permission on /dev/kvm" in shown
 
 
 @pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="the host has no /dev/net/tun")

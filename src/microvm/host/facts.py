@@ -196,9 +196,14 @@ def accelerator(
     return Accelerator(kind="tcg", reason=f"emulation, because {obstacle}")
 
 
-def kvm_only(name: str) -> Accelerator:
-    """Return KVM for a hypervisor that has nothing else. Raises `HostError` where it can't be."""
+def kvm_only(name: str, *, dry: bool = False) -> Accelerator:
+    """Return KVM for a hypervisor that has nothing else.
+
+    Raises `HostError` where it can't be used; with `dry` the reason tells.
+    """
     if obstacle := kvm_obstacle():
+        if dry:
+            return Accelerator(kind="kvm", reason=f"it would not start here: {obstacle}")
         raise HostError(
             f"{name} needs hardware virtualisation, but {obstacle}",
             hint="use --hypervisor qemu, which can emulate",

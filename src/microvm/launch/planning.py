@@ -100,7 +100,7 @@ def _accelerator(runner: Runner, vmm: Program, kernel: Path, *, dry: bool) -> Ac
     """Return how virtual CPUs are run: only qemu can do without KVM."""
     if runner.microvm.hypervisor == "qemu":
         return host_facts.accelerator(vmm, kernel, runner.microvm.accel, dry=dry)
-    return host_facts.kvm_only(runner.microvm.hypervisor)
+    return host_facts.kvm_only(runner.microvm.hypervisor, dry=dry)
 
 
 def plan(
