@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
 STORE = "/var/lib/microvm/store"
 WORK = "/work"
 PROGRAMS = "/opt/hypervisors"
@@ -61,6 +62,11 @@ class Bed:
     def inner(self, runner: Path) -> str:
         """Return where a runner of the store is in the bed."""
         return f"{STORE}/{runner.relative_to(self._store)}"
+
+    def give(self, directory: Path) -> str:
+        """Copy a directory to the bed; returns where it is there."""
+        shutil.copytree(directory, self._work / "given" / directory.name, dirs_exist_ok=True)
+        return f"{WORK}/given/{directory.name}"
 
     def __call__(self, command: str, *, timeout: float) -> Done:
         """Run a shell command and wait for its end."""

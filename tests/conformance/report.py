@@ -29,6 +29,7 @@ BEHAVIOURS = (
     "OEM strings",
     "several virtual CPUs",
     "system calls of the VMM are filtered",
+    *(f"`examples#{name}`" for name in ("hello", "python-1", "build-box", "shares", "web")),
 )
 HEAD = """<!-- Written by `make test-nested`. -->
 
@@ -37,7 +38,8 @@ HEAD = """<!-- Written by `make test-nested`. -->
 What the suite `tests/conformance` saw in real guests on the real programs, run by this project in a host
 guest of its own with nested virtualisation (an emulated processor, so times are long and comparable only
 to each other). `seen` was observed from inside the guest or on its host; `refused` is what the check
-refuses ([with what to use instead](reference/hypervisors.md)); `-` is not there to be seen, for the
+refuses ([with what to use instead](reference/hypervisors.md)); `runs` is an example whose job did what its page
+says; `-` is not there to be seen, for the
 reason below; an empty cell was not looked at. [How to choose a hypervisor](how-to/hypervisor.md).
 
     make test-nested     # MICROVM_TEST_REPEAT=20: boots of each; MICROVM_TEST_HYPERVISORS: programs

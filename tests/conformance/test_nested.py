@@ -138,9 +138,9 @@ def guest(tmp_path_factory):
 def built(microvm_cli, guest, bed):
     """Build a guest for a hypervisor; returns where its runner is in the bed."""
 
-    def build(kind, name, *settings):
+    def build(kind, name, *settings, of=guest):
         words = [word for setting in settings for word in ("--set", setting)]
-        done = microvm_cli("build", f"{guest}#{name}", "--hypervisor", kind, *words, timeout=900)
+        done = microvm_cli("build", f"{of}#{name}", "--hypervisor", kind, *words, timeout=900)
         assert done.returncode == 0, done.stderr
         return bed.inner(Path(done.stdout.strip()))
 
@@ -321,6 +321,41 @@ def test_a_job_passes_every_byte(kind, bed, built, seen):
     seen.add(kind, "a job: exit status, 1 MiB of every byte both ways")
 
 
+EXAMPLES = {
+    "hello": ("hostname", "hello"),
+    "python-1": ("cat /etc/motd", "This is number 1 of three."),
+    "build-box": ("make >&2 && ./hello", "built in a MicroVM"),
+    "shares": ("ls /virtiofs /9p", "from-the-host"),
+    "web": ("systemctl is-active nginx && cat /var/www/html/index.html", "Hello from a MicroVM"),
+}
+"""What each example is asked to do, and what it says then."""
+
+
+@long_form
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_runs_or_says_what_to_use(kind, example, bed, built, microvm_cli, seen):
+    name = example.partition("-1")[0]
+    project = beds.EXAMPLES / name
+    row = f"`examples#{example}`"
+    checked = microvm_cli("check", "--hypervisor", kind, str(project))
+    if checked.returncode:
+        for line in checked.stderr.splitlines()[1:]:
+            assert "does not support" in line or "; or use qemu" in line, checked.stderr
+        seen.add(kind, row, "refused")
+        return
+    inner = built(kind, example, of=project)
+    state, given = f"/run/vm/{example}-{kind}", bed.give(project)
+    job, said = EXAMPLES[example]
+    done = bed(
+        f"mkdir -p {state}; cp -r {given}/. {state};"
+        f" python3 {beds.WORK}/driver.py {inner} {state} {SECONDS} -- sh -c '{job}'",
+        timeout=3 * SECONDS,
+    )
+    assert done.status == 0, done.output
+    assert said in done.output, done.output
+    seen.add(kind, row, "runs")
+
+
 def extras(kind):
     """Return the settings of a guest with what not every hypervisor has."""
     direct = ",direct=true" if has(kind, Feature.DIRECT) else ""
@@ -331,7 +366,7 @@ def extras(kind):
     )
     vhost = ",tap={vhost=true}" if has(kind, Feature.VHOST) else ""
     number = KINDS.index(kind)
-    interfaces = [f'{{type="tap",id="tap{number}",bridge="br0"{vhost}}}']
+    interfaces = [f'{{type="bridge",id="tap{number}",bridge="br0"{vhost}}}']
     if has(kind, Feature.NET_MACVTAP):
         interfaces.append(f'{{type="macvtap",id="mvt{number}",macvtap={{link="side"}}}}')
     if has(kind, Feature.NET_USER):
@@ -417,13 +452,16 @@ def _see_interfaces(kind, done, probe, seen):
     types = [
         name
         for name, feature in (
-            ("tap", Feature.NET_TAP), ("macvtap", Feature.NET_MACVTAP), ("user", Feature.NET_USER)
+            ("bridge", Feature.NET_BRIDGE),
+            ("macvtap", Feature.NET_MACVTAP),
+            ("user", Feature.NET_USER),
         )
         if has(kind, feature)
-    ]  # fmt: skip
+    ]
     found = probe["addresses"]
     bridged = [one for one in found if one.startswith("10.77.0.")]
-    assert len(bridged) == ("tap" in types) + ("macvtap" in types), probe
+    assert len(bridged) == ("bridge" in types) + ("macvtap" in types), probe
+    seen.add(kind, Feature.NET_BRIDGE)
     if "macvtap" in types:
         seen.add(kind, Feature.NET_MACVTAP)
     if "user" in types:
