@@ -8,6 +8,7 @@ $MICROVM_TEST_CONFORMANCE asks for the long form and its page; $MICROVM_TEST_REP
 import hashlib
 import json
 import os
+import pwd
 import shutil
 from pathlib import Path
 
@@ -381,6 +382,8 @@ def extras(kind):
     if has(kind, Feature.FORWARD):
         ends = f"host={{port={PORT}}},guest={{port=8099}}"
         found.append(f'forward_ports=[{{origin="host",proto="tcp",{ends}}}]')
+    if has(kind, Feature.USER):
+        found.append('user="nobody"')
     if kind == "cloud-hypervisor":
         found.append('cloud_hypervisor.platform_oem_strings=["microvm:conformance"]')
     for feature, setting in (
@@ -431,6 +434,9 @@ def test_what_not_every_hypervisor_has(kind, bed, built, seen, prepared):
     _see_interfaces(kind, done, probe, seen)
     _see_memory(kind, done, seen)
     threads = [line.split() for line in done.lines("thread")]
+    if has(kind, Feature.USER):
+        assert str(pwd.getpwnam("nobody").pw_uid) in done.lines("uid"), done.output
+        seen.add(kind, Feature.USER)
     if kind not in ("kvmtool", "firecracker"):
         assert any(words[-1] == "2" for words in threads), done.output
         seen.add(kind, "system calls of the VMM are filtered")

@@ -42,6 +42,7 @@ def look(launcher: int) -> None:
     for place in _below(launcher):
         try:
             tell("process", (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:60])
+            tell("uid", place.stat().st_uid)
             for task in (place / "task").iterdir():
                 filtered = re.search(r"^Seccomp:\s*(\d)", (task / "status").read_text(), re.M)[1]
                 tell("thread", f"{(task / 'comm').read_text().strip()} {filtered}")

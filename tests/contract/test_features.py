@@ -104,7 +104,7 @@ def facts(kind, *version, **more):
     program = Program(path="/usr/bin/vmm", version=version or (99, 0))
     virtiofsd = Program(path="/v", version=(1, 13), flavour="rust")
     return Facts(**{
-        "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3, "vhost_net": True,
+        "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3, "vhost_net": True, "root": True,
         "programs": {hypervisor(kind).program: program, "virtiofsd": virtiofsd},
         "state_dir": "/s", "project_dir": "/p", "store_dir": "/st", "machine_id": "1" * 32, **more,
     })  # fmt: skip
@@ -259,6 +259,18 @@ def test_qemu_does_not_go_on_without_the_vhost_net_that_was_asked_for():
     [problem] = hypervisor("qemu").check(MicroVM(interfaces=taps), known)
     assert problem.where == "interfaces.1.tap.vhost"
     assert "modprobe vhost_net" in problem.hint
+
+
+def test_only_root_can_let_the_vmm_become_another_user():
+    [problem] = hypervisor("qemu").check(MicroVM(user="nobody"), facts("qemu", root=False))
+    assert (problem.where, problem.message) == ("user", "only root can become nobody")
+
+
+def test_a_user_in_a_namespace_of_the_launchers_can_not_become_another():
+    declared = MicroVM(user="nobody", store_on_disk=False, store_proto="9p")
+    [problem] = hypervisor("qemu").check(declared, None)
+    assert problem.where == "user"
+    assert "store_proto virtiofs" in problem.hint
 
 
 @pytest.mark.parametrize("kind", HypervisorKind)

@@ -89,6 +89,11 @@ CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
         MicroVM(shares=(VIRTIOFS,), virtiofsd=VirtiofsdOptions(inode_file_handles=None)),
         {"programs": {"virtiofsd": C}, "root": True},
     ),
+    "another-user": (MicroVM(user="nobody"), {"root": True}),
+    "another-user-before-9.1": (
+        MicroVM(user="nobody"),
+        {"programs": {PROGRAM: Program(path="/opt/qemu", version=(9, 0))}, "root": True},
+    ),
     "root-over-virtiofs": (MicroVM(store_on_disk=False), {"programs": {"virtiofsd": RUST}}),
     "root-over-9p": (MicroVM(system=GENERIC, store_on_disk=False, store_proto="9p"), {}),
     "huge-pages": (MicroVM(mem=2048, hugepage_mem=True), {}),

@@ -1,7 +1,9 @@
 """What only qemu has, seen from the guest: memory, images, ports, and queues of every interface."""
 
 import os
+import pwd
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +95,20 @@ def test_interfaces_of_every_kind_reach_the_host_and_have_a_queue_for_each_cpu(
     assert sorted(said) == ["bridge 2", "macvtap 2", "refused", "refused", "tap 2"], ran.stderr
     left = {line.split()[0].partition("@")[0] for line in ran.stdout.splitlines()[len(said) :]}
     assert left == {"lo", "qbr", "qup", "qother"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_vmm_becomes_another_user(microvm_cli):
+    command = ("run", "--ephemeral", "examples#hello", "--set", "user=nobody", "--", "cat")
+    with subprocess.Popen(
+        microvm_cli.command(*command), env=microvm_cli.env, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdin.write(b"seen\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"seen\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert [Path("/proc", pid).stat().st_uid for pid in children] == [
+            pwd.getpwnam("nobody").pw_uid
+        ]
+    assert process.returncode == 0

@@ -33,6 +33,7 @@ class Qemu(Hypervisor):
         Support(feature=Feature.HOTPLUGGED),
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.INITIAL_BALLOON),
+        Support(feature=Feature.USER),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
         Support(feature=Feature.IMAGE_TYPE),

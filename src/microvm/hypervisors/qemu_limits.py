@@ -43,6 +43,9 @@ def host_limits(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
     if microvm.qemu.machine == "microvm" and facts.accelerator.kind == "tcg":
         message = f"machine microvm does not boot here: {facts.accelerator.reason}"
         yield Problem(where="qemu.machine", message=message, hint="leave it out")
+    if microvm.user and not facts.root:
+        message = f"only root can become {microvm.user}"
+        yield Problem(where="user", message=message, hint="start it as root, or leave `user` out")
     if not facts.vhost_net:  # qemu would only warn, and move the packets itself
         for index, interface in enumerate(microvm.interfaces):
             if interface.tap.vhost:
@@ -69,6 +72,12 @@ def need_pci(microvm: MicroVM) -> Iterator[str]:
 def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
     if microvm.store_on_disk or microvm.store_proto != "9p":
         return
+    if microvm.user:
+        yield Problem(
+            where="user",
+            message="qemu serves the root's layers, which only the user that starts it can",
+            hint="leave `user` out; or say store_proto virtiofs",
+        )
     for index, share in enumerate(microvm.shares):
         if share.proto == "9p":
             yield Problem(

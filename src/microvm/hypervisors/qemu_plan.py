@@ -33,6 +33,8 @@ JOB = "job.sock"
 MOST_QUEUES = 16
 JOB_PORT = "microvm.job"
 _SERVES = "qemu runs in a user namespace, where the layers that it serves have the guest's owners"
+RUN_WITH_USER = (9, 1)
+"""The version with `-run-with user=`, which replaces `-runas`."""
 PROGRAM = f"qemu-system-{platform.machine()}"
 
 
@@ -144,8 +146,7 @@ class QemuPlan:
             "-m", memory_size(vm),
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             "-uuid", dashed(facts.machine_id),
-            # What a guest that took over the process could ask of the host's kernel.
-            "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            *self._privileges(),
             "-qmp", f"unix:path={escape(vm.socket or CONTROL)},server=on,wait=off",
         ]  # fmt: skip
         if facts.watched:
@@ -157,6 +158,17 @@ class QemuPlan:
         if self.machine == "microvm":
             self.argv += ["-device", "i8042"]
         self.device("virtio-rng")
+
+    def _privileges(self) -> tuple[str, ...]:
+        """Return what limits a guest that took over the process: system calls, and its user."""
+        user = self.runner.microvm.user
+        elevate = "allow" if user else "deny"  # the filter is there before it changes its user
+        sandbox = f"on,obsolete=deny,elevateprivileges={elevate},spawn=deny,resourcecontrol=deny"
+        if user is None:
+            return ("-sandbox", sandbox)
+        if (self.facts.programs[PROGRAM].version or (0,)) >= RUN_WITH_USER:
+            return ("-sandbox", sandbox, "-run-with", f"user={escape(user)}")
+        return ("-sandbox", sandbox, "-runas", user)
 
     def _modules(self) -> tuple[str, ...]:
         transport = "virtio_pci" if self.pci else "virtio_mmio"

@@ -93,7 +93,8 @@ class MicroVM:
     socket: HostPath | None = None
     """Control socket of the VMM; unset: one in the state directory."""
     user: HostAccount | None = None
-    """User that the VMM becomes when it is started as root."""
+    """User of the host that the VMM becomes once it has opened its files and devices; only root can
+    start such a machine."""
     pretty_procnames: bool = True
     """Show the VMM as `microvm@NAME` in the process list."""
     kernel_params: tuple[KernelParameter, ...] = ()
