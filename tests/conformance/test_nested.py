@@ -287,6 +287,36 @@ def test_reboot_starts_the_guest_again_and_power_off_ends_it(kind, bed, built, s
 
 
 @long_form
+def test_machine_microvm_of_qemu_has_every_device_that_needs_no_pci(bed, built):
+    settings = (
+        "vcpu=2",
+        'qemu.machine="microvm"',
+        'volumes=[{image="data.img",size=64,mount_point="/srv/data",serial="S"}]',
+        'interfaces=[{type="tap",id="flat0",bridge="br0"},{type="user",id="flat1"}]',
+        "balloon=true",
+        "vsock={cid=7100}",
+        'credential_files={conf="secret.txt"}',
+    )
+    inner = built("qemu", "devices", *settings)
+    state = "/run/vm/flat"
+    job = "probe; ls /sys/bus/pci/devices 2>/dev/null | wc -l"
+    done = bed(
+        f"mkdir -p {state}; cd {state}; echo whisper >secret.txt;"
+        f" python3 {beds.WORK}/driver.py {inner} {state} {SECONDS} -- sh -c '{job}'",
+        timeout=3 * SECONDS,
+    )
+    assert done.status == 0, done.output
+    assert "accelerator kvm" in done.output
+    probe = json.loads(next(line for line in done.output.splitlines() if line.startswith("{")))
+    assert (probe["cpus"], probe["cid"]) == (2, 7100)
+    assert sorted(nic["queues"] for nic in probe["nics"].values()) == [1, 2], probe
+    assert "s:S" in [disk["serial"] for disk in probe["disks"].values()], probe
+    assert "virtio_balloon" in probe["virtio"].values(), probe
+    assert probe["credentials"]["conf"] == "s:whisper"
+    assert "0" in done.output.splitlines(), done.output
+
+
+@long_form
 def test_its_own_scripts_start_and_stop_it_and_nothing_of_ours_stays(kind, bed, built, seen):
     inner = built(kind, "devices")
     done = bed(
