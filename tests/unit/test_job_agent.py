@@ -11,7 +11,7 @@ from importlib import resources
 
 import pytest
 
-from microvm.launch.job import JobStream, frame
+from microvm.launch.job import LINE_WINDOW, JobStream, frame
 
 AGENT = resources.files("microvm.guests.debian") / "data/job-agent"
 
@@ -21,13 +21,14 @@ pytestmark = pytest.mark.skipif(shutil.which("perl") is None, reason="perl is mi
 class Job:
     """An agent that runs one command, and what came of it."""
 
-    def __init__(self, *command: str, directory: str = "/", user: str = "") -> None:
+    def __init__(self, *command: str, directory: str = "/", user: str = "", window=None) -> None:
         ours, theirs = socket.socketpair()
         self.link = ours
         self.written = {1: bytearray(), 2: bytearray()}
         self.stream = JobStream(
-            command, directory, user, write=lambda number, data: self.written[number].extend(data)
-        )
+            command, directory, user, write=lambda number, data: self.written[number].extend(data),
+            window=window,
+        )  # fmt: skip
         with theirs:
             self.agent = subprocess.Popen(
                 ["perl", os.fspath(AGENT), f"fd:{theirs.fileno()}"], pass_fds=[theirs.fileno()]
@@ -91,6 +92,42 @@ def test_standard_input_is_passed_with_its_end():
 def test_a_megabyte_goes_in_and_comes_out_unchanged():
     data = os.urandom(1 << 20)
     assert run("cat", stdin=data) == (0, data, b"")
+
+
+def test_on_a_serial_line_no_more_input_is_under_way_than_the_guest_has_room_for():
+    """Its tty drops the rest: a job that reads late would miss bytes in the middle."""
+    data = os.urandom(300000)
+    with Job("sh", "-c", "read go; cat", window=LINE_WINDOW) as job:
+        job.started().stream.input(b"go\n" + data)
+        sent = 0
+        while not job.stream.ended:
+            assert len(job.stream.outgoing) <= 2 * LINE_WINDOW
+            if sent == 0 and len(job.written[1]) == len(data):
+                sent = 1
+                job.stream.input(b"")
+            job.step()
+    assert bytes(job.written[1]) == data
+
+
+def test_a_job_that_never_reads_leaves_the_rest_of_its_input_with_us():
+    with Job("sleep", "2", window=LINE_WINDOW) as job:
+        job.started().stream.input(b"x" * 400000)
+        passed = 0
+        while not job.stream.ended:
+            passed += len(job.stream.outgoing)
+            assert not job.stream.wants_input
+            job.step()
+    assert passed < 400000
+
+
+def test_what_a_terminal_takes_for_its_escape_is_said_twice():
+    stream = JobStream(("c",), escape=b"\x01")
+    stream.receive(frame("h", b"1"))
+    stream.outgoing.clear()
+    stream.input(b"a\x01b")
+    assert stream.outgoing == b"i\0\0\0\x03a\x01\x01b"
+    stream.input(b"y")  # one byte long: the header's length too
+    assert stream.outgoing[9:] == b"i\0\0\0\x01\x01y"
 
 
 def test_output_before_the_end_of_input_is_not_held_back():

@@ -29,6 +29,8 @@ OWN_PARAMETERS = (
     "i8042.noaux=1", "console=ttyS0", "reboot=k", "panic=-1", "microvm.poweroff=reset",
 )  # fmt: skip
 """What kvmtool says by itself (x86/kvm.c) less the early console, and that only a reset ends it."""
+ESCAPE = "\x01"
+"""Ctrl-A, on every line of the guest's; Ctrl-A x would end it (term.c)."""
 POWER_KEY = "power.key"
 POWER_CID = "power.cid"
 POWER_PORT = 6977
@@ -201,6 +203,7 @@ class _Plan:
             opened=resources.opened(runner),
             directories=(".lkvm",),
             sockets=(Kvmtool.control_socket,),
+            escape=ESCAPE,
             job=JobEnd(kind="terminal") if facts.job else None,
             notes=(*common.notes, *self._notes()),
         )

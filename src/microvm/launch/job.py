@@ -3,10 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from microvm.launch.keys import doubled
+
 HEADER = 5
 CHUNK = 32768
 WINDOW = 262144
 """Bytes of input kept for the guest before we stop reading our own standard input."""
+LINE_WINDOW = 2048
+"""Bytes of input under way on a serial line, which loses what the guest's tty has no room for: 4096
+in raw mode (N_TTY_BUF_SIZE, drivers/tty/n_tty.c), the frames' headers among them."""
 
 
 def frame(kind: str, payload: bytes = b"") -> bytes:
@@ -23,6 +28,10 @@ class JobStream:
     user: str = ""
     write: Callable[[int, bytes], None] = lambda descriptor, data: None
     """Takes standard output (1) and error (2) of the job."""
+    window: int | None = None
+    """Most bytes of input that may be under way; None: the stream itself holds us back."""
+    escape: bytes = b""
+    """The byte that has to be said twice."""
     outgoing: bytearray = field(default_factory=bytearray)
     started: bool = False
     status: int | None = None
@@ -30,6 +39,9 @@ class JobStream:
     failure: str | None = None
     """Why the job could not be started."""
     _incoming: bytearray = field(default_factory=bytearray)
+    _waiting: bytearray = field(default_factory=bytearray)
+    _under_way: int = 0
+    _input_ended: bool = False
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the guest."""
@@ -47,7 +59,11 @@ class JobStream:
         if kind == "h" and not self.started:
             self.started = True
             words = (self.directory, self.user, *self.command)
-            self.outgoing[:0] = frame("j", "\0".join(words).encode(errors="surrogateescape"))
+            command = "\0".join(words).encode(errors="surrogateescape")
+            self.outgoing[:0] = doubled(frame("j", command), self.escape)
+        elif kind == "a":
+            self._under_way -= int(payload)
+            self._pass_input_on()
         elif kind == "o":
             self.write(1, payload)
         elif kind == "e":
@@ -61,7 +77,22 @@ class JobStream:
 
     def _let_go(self) -> None:
         """Tell the guest that everything has arrived: it powers off after that."""
-        self.outgoing += frame("d")
+        self._send("d")
+
+    def _send(self, kind: str, payload: bytes = b"") -> None:
+        self.outgoing += doubled(frame(kind, payload), self.escape)
+
+    def _pass_input_on(self) -> None:
+        """Send as much input as may be under way, then its end."""
+        while self._waiting and (self.window is None or self._under_way < self.window):
+            room = len(self._waiting) if self.window is None else self.window - self._under_way
+            part = bytes(self._waiting[: min(room, CHUNK)])
+            del self._waiting[: len(part)]
+            self._under_way += len(part)
+            self._send("i", part)
+        if self._input_ended and not self._waiting:
+            self._input_ended = False
+            self._send("z")
 
     @property
     def ended(self) -> bool:
@@ -71,12 +102,14 @@ class JobStream:
     @property
     def wants_input(self) -> bool:
         """Whether there is room for more of our standard input."""
-        return self.started and len(self.outgoing) < WINDOW
+        return self.started and len(self.outgoing) + len(self._waiting) < WINDOW
 
     def input(self, data: bytes) -> None:
         """Pass standard input on; empty data is its end."""
-        self.outgoing += frame("i", data) if data else frame("z")
+        self._waiting += data
+        self._input_ended = self._input_ended or not data
+        self._pass_input_on()
 
     def signal(self, number: int) -> None:
         """Send a signal to the job."""
-        self.outgoing += frame("s", str(number).encode())
+        self._send("s", str(number).encode())

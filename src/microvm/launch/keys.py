@@ -7,6 +7,11 @@ ESCAPE = 0x1D
 HELP = "Ctrl-] then q ends it at once, Ctrl-] then s shuts it down, Ctrl-] twice types Ctrl-]"
 
 
+def doubled(data: bytes, escape: bytes) -> bytes:
+    """Return the bytes as a terminal takes them that has an escape byte of its own, or none."""
+    return data.replace(escape, escape * 2) if escape else data
+
+
 @dataclass(slots=True)
 class Keys:
     """Tells what is for the guest from what is for us."""

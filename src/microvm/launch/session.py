@@ -15,7 +15,7 @@ from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Control
 from microvm.launch import helpers, keys, starting
 from microvm.launch.console import Console
-from microvm.launch.job import JobStream
+from microvm.launch.job import LINE_WINDOW, JobStream
 from microvm.launch.meeting import Meet, Stream, meeting
 from microvm.model.plan import LaunchPlan
 
@@ -90,8 +90,10 @@ class Session:
         self._meet: Meet = lambda pid: None
         self._stdin_open = goal.interactive or goal.job is not None
         self._out = {1: Outlet(1), 2: Outlet(2)}
+        serial = plan.job is not None and plan.job.kind == "terminal"
+        window, escape = (LINE_WINDOW, plan.escape.encode()) if serial else (None, b"")
         self._job = (
-            JobStream(goal.job, directory=goal.directory, write=self._emit)
+            JobStream(goal.job, goal.directory, write=self._emit, window=window, escape=escape)
             if goal.job is not None
             else None
         )
@@ -215,7 +217,7 @@ class Session:
         if not data:  # a terminal ends only when it goes; not everyone gets a SIGHUP of that
             self._stop_for(Outcome(HUNG_UP, "the terminal has gone"))
         passed, commands = self._keys.feed(data)
-        typed.put(passed)
+        typed.put(keys.doubled(passed, self._plan.escape.encode()))
         for command in commands:
             if command == "s" and self._stopping is None:
                 self._stop()

@@ -149,6 +149,9 @@ class LaunchPlan:
     """A control socket of its own for a launcher that stays beside the VMM."""
     console: bool = True
     """Whether the guest's console is the VMM's standard input and output."""
+    escape: str = ""
+    """A byte that the VMM's terminals take for the start of a command to themselves; twice, it
+    reaches the guest once."""
     job: JobEnd | None = None
     """The host's end of the job stream."""
     trees: tuple[str, ...] = ()
