@@ -36,7 +36,7 @@ long_form = pytest.mark.skipif(
 SHARES = {
     "cloud-hypervisor": ("files", "locked"),
     "crosvm": ("files", "locked"),
-    "qemu": ("files", "nine"),
+    "qemu": ("files", "locked", "nine"),
     "kvmtool": ("nine",),
     "firecracker": (),
 }
@@ -121,7 +121,8 @@ def kind(request, versions, seen):
     name = request.param
     if name not in versions:
         pytest.skip(f"{hypervisor(name).program} is missing")
-    seen.begin(name, versions[name], request.node.originalname)
+    example = request.node.callspec.params.get("example", "")
+    seen.begin(name, versions[name], f"{request.node.originalname}{example}")
     return name
 
 
@@ -355,7 +356,7 @@ def test_a_job_passes_every_byte(kind, bed, built, seen):
 EXAMPLES = {
     "hello": ("hostname", "hello"),
     "python-1": ("cat /etc/motd", "This is number 1 of three."),
-    "build-box": ("make >&2 && ./hello", "built in a MicroVM"),
+    "build-box": ("cd /src && make >&2 && ./hello", "built in a MicroVM"),
     "shares": ("ls /virtiofs /9p", "from-the-host"),
     "web": ("systemctl is-active nginx && cat /var/www/html/index.html", "Hello from a MicroVM"),
 }
@@ -395,9 +396,10 @@ def extras(kind):
         if has(kind, Feature.IMAGE_TYPE)
         else ""
     )
-    vhost = ",tap={vhost=true}" if has(kind, Feature.VHOST) else ""
     number = KINDS.index(kind)
-    interfaces = [f'{{type="bridge",id="tap{number}",bridge="br0"{vhost}}}']
+    interfaces = [f'{{type="bridge",id="brd{number}",bridge="br0"}}']
+    if has(kind, Feature.VHOST):
+        interfaces.append(f'{{type="tap",id="tap{number}",bridge="br0",tap={{vhost=true}}}}')
     if has(kind, Feature.NET_MACVTAP):
         interfaces.append(f'{{type="macvtap",id="mvt{number}",macvtap={{link="side"}}}}')
     if has(kind, Feature.NET_USER):
@@ -489,6 +491,7 @@ def _see_interfaces(kind, done, probe, seen):
         name
         for name, feature in (
             ("bridge", Feature.NET_BRIDGE),
+            ("tap", Feature.VHOST),
             ("macvtap", Feature.NET_MACVTAP),
             ("user", Feature.NET_USER),
         )
@@ -496,7 +499,7 @@ def _see_interfaces(kind, done, probe, seen):
     ]
     found = probe["addresses"]
     bridged = [one for one in found if one.startswith("10.77.0.")]
-    assert len(bridged) == ("bridge" in types) + ("macvtap" in types), probe
+    assert len(bridged) == len(set(types) - {"user"}), probe
     seen.add(kind, Feature.NET_BRIDGE)
     if "macvtap" in types:
         seen.add(kind, Feature.NET_MACVTAP)
@@ -511,8 +514,9 @@ def _see_interfaces(kind, done, probe, seen):
         assert done.lines("forwarded") == ["over here"], done.output
         seen.add(kind, Feature.FORWARD)
         seen.add(kind, Feature.FORWARD_REMAPPED)
-    if kind == "cloud-hypervisor":
-        assert {nic["queues"] for nic in probe["nics"].values()} == {2}, probe
+    if kind in ("cloud-hypervisor", "qemu"):
+        queues = [nic["queues"] for nic in probe["nics"].values()]
+        assert queues.count(2) == len(bridged), probe
         seen.add(kind, "several queues of a tap")
 
 
