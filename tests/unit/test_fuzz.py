@@ -63,7 +63,7 @@ WHOLE = {"-smp", "-m", "-display", "-uuid", "-serial", "-kernel", "-initrd", "-a
 """Options whose value QEMU takes whole, or (-cpu) whose keys can do nothing to the host."""
 KEYS = {
     "-name": {"guest"}, "-accel": {"", "thread"}, "-chardev": {"", "id", "signal", "path", "server", "wait"},
-    "-sandbox": {"", "obsolete", "elevateprivileges", "spawn", "resourcecontrol"}, "-qmp": {"path", "server", "wait"},
+    "-run-with": {"user"}, "-sandbox": {"", "obsolete", "elevateprivileges", "spawn", "resourcecontrol"}, "-qmp": {"path", "server", "wait"},
     "-object": {"", "id", "size", "share", "hugetlb", "reserve"}, "-fw_cfg": {"name", "file"},
     "-drive": {"if", "id", "format", "file.driver", "file.filename", "file.locking", "read-only", "discard", "cache.direct"},
     "-fsdev": {"", "id", "path", "security_model", "multidevs", "readonly"},
