@@ -529,7 +529,8 @@ def _see_memory(kind, done, seen):
         seen.add(kind, Feature.INITIAL_BALLOON)
     before, after = map(int, done.lines("memory")[0].split())
     if has(kind, Feature.HOTPLUGGED):
-        assert before > 560 << 10, done.output
+        # Some balloons take what they hold off the total.
+        assert before + 4 * int(done.lines("inflated")[0]) > 560 << 10, done.output
         seen.add(kind, Feature.HOTPLUGGED)
     if has(kind, Feature.HOTPLUG):
         assert after > before, done.output
