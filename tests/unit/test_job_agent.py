@@ -120,6 +120,14 @@ def test_a_job_that_never_reads_leaves_the_rest_of_its_input_with_us():
     assert passed < 400000
 
 
+@pytest.mark.parametrize("kind", ["a", "x"])
+def test_a_guest_that_sends_no_number_ends_the_job_and_not_us(kind):
+    stream = JobStream(("c",))
+    stream.receive(frame("h", b"1") + frame(kind, b"9" * 5000) + frame(kind, b"rubbish"))
+    assert stream.ended
+    assert "no number" in stream.failure
+
+
 def test_what_a_terminal_takes_for_its_escape_is_said_twice():
     stream = JobStream(("c",), escape=b"\x01")
     stream.receive(frame("h", b"1"))

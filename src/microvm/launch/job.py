@@ -53,7 +53,10 @@ class JobStream:
             kind = chr(self._incoming[0])
             payload = bytes(self._incoming[HEADER : HEADER + length])
             del self._incoming[: HEADER + length]
-            self._take(kind, payload)
+            try:
+                self._take(kind, payload)
+            except ValueError:  # whoever has the guest can send anything
+                self.failure = f"the guest sent what is no number: {payload[:20]!r}"
 
     def _take(self, kind: str, payload: bytes) -> None:
         if kind == "h" and not self.started:
