@@ -21,7 +21,8 @@ CASES = {
     "minimal": (vm(), {}),
     "with-vsock": (vm(), VSOCK),
     "foreground": (vm(), {"watched": True, "terminal": (24, 80, "xterm-256color"), **VSOCK}),
-    "job": (vm(), {"watched": True, "job": True}),
+    "job": (vm(), {"watched": True, "job": True, **VSOCK}),
+    "job-without-vsock": (vm(), {"watched": True, "job": True}),
     "volumes": (
         vm(
             volumes=(

@@ -15,7 +15,7 @@ from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.kernel_line import kernel_line
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
-from microvm.model.identity import cid, mac
+from microvm.model.identity import cid, mac, vsock_port
 from microvm.model.plan import JobEnd, LaunchPlan
 from microvm.model.runner import Runner
 
@@ -175,9 +175,9 @@ class _Plan:
             runner, facts,
             own=self._own_parameters(),
             modules=resources.modules(runner, "virtio_pci", *vsock),
-            disks=1, job="tty:ttyS1", credentials=credentials,
+            disks=1, job=self._job_stream(), credentials=credentials,
             # The guest has one serial line unless told otherwise later.
-            late=("8250.nr_uarts=2",) if facts.job else (),
+            late=("8250.nr_uarts=2",) if self._job_by_line() else (),
         )  # fmt: skip
         argv = (
             facts.programs[PROGRAM].path, "run",
@@ -204,7 +204,7 @@ class _Plan:
             directories=(".lkvm",),
             sockets=(Kvmtool.control_socket,),
             escape=ESCAPE,
-            job=JobEnd(kind="terminal") if facts.job else None,
+            job=self._job_end(),
             notes=(*common.notes, *self._notes()),
         )
 
@@ -212,6 +212,23 @@ class _Plan:
         """Return the guest's vsock context id; where the host has vsock, every guest gets one."""
         declared = self._vm.vsock.cid
         return declared or (cid(self._facts.machine_id) if self._facts.vhost_vsock else None)
+
+    def _job_by_line(self) -> bool:
+        """Return whether a job has to do with a serial line, which is slow: no vsock here."""
+        return self._facts.job and not self._facts.vhost_vsock
+
+    def _job_stream(self) -> str:
+        if self._job_by_line():
+            return "tty:ttyS1"
+        return f"vsock:{vsock_port(self._facts.machine_id)}"
+
+    def _job_end(self) -> JobEnd | None:
+        context = self._context()
+        if not self._facts.job:
+            return None
+        if context is None or self._job_by_line():
+            return JobEnd(kind="terminal")
+        return JobEnd(kind="vsock", port=vsock_port(self._facts.machine_id), context=context)
 
     def _power_files(self) -> dict[str, str]:
         if not self._facts.vhost_vsock:
@@ -222,7 +239,8 @@ class _Plan:
         if self._facts.vhost_vsock:
             return ()
         return (
-            "no /dev/vhost-vsock: the guest can't be asked to shut down (modprobe vhost_vsock)",
+            "no /dev/vhost-vsock: jobs have a slow serial line, and the guest can't be asked to"
+            " shut down (modprobe vhost_vsock)",
         )
 
     def _own_parameters(self) -> tuple[str, ...]:
@@ -268,6 +286,6 @@ class _Plan:
             words += ["--vsock", str(context)]
         for device in self._vm.devices:
             words += ["--vfio-pci", device.path]
-        if self._facts.job:
+        if self._job_by_line():
             words += ["--tty", "1"]
         return words

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from microvm.host import stream, terminal
+from microvm.host import stream, terminal, vsock
 from microvm.model.plan import JobEnd
 
 
@@ -34,5 +34,8 @@ def meeting(end: JobEnd | None, state_dir: Path) -> Iterator[Meet]:
     elif end.kind == "connect":
         path = state_dir / end.socket
         yield lambda pid: stream.connect(path)
+    elif end.kind == "vsock":
+        with vsock.listening(end.port) as server:
+            yield lambda pid: vsock.accept(server, end.context)
     else:
         yield terminal.open_made_by

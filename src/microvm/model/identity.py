@@ -37,10 +37,19 @@ def mac(machine: str, interface: str) -> str:
 
 def cid(machine: str) -> int:
     """Return a vsock context id of a machine that has declared none (vsock(7): 0 to 2 and the
-    last are taken). Only for VMMs that keep context ids to themselves.
+    last are taken). Where the host's kernel shares them out, two machines that hash alike can't
+    run at once: one pair in 2**32.
     """
     digest = hashlib.sha256(f"cid\0{machine}".encode()).digest()
     return 3 + int.from_bytes(digest[:4], "big") % (0xFFFFFFFF - 3)
+
+
+def vsock_port(machine: str) -> int:
+    """Return the vsock port of the host that a machine's job stream goes to: one of the upper half,
+    where people who choose a port don't look.
+    """
+    digest = hashlib.sha256(f"port\0{machine}".encode()).digest()
+    return 1 << 31 | int.from_bytes(digest[:4], "big") >> 2
 
 
 def filesystem_uuid(name: str, volume: Volume) -> str:

@@ -96,11 +96,16 @@ class CredentialDisk:
 class JobEnd:
     """Where the host meets the job stream of the guest."""
 
-    kind: Literal["connect", "listen", "terminal"]
-    """`connect`: the VMM listens on `socket`; `listen`: we do, before it starts; `terminal`: the
-    guest's second serial line is a pseudo-terminal that the VMM makes."""
+    kind: Literal["connect", "listen", "vsock", "terminal"]
+    """`connect`: the VMM listens on `socket`; `listen`: we do, before it starts; `vsock`: we do, on
+    the host's vsock; `terminal`: the guest's second serial line is a pseudo-terminal that the VMM
+    makes."""
     socket: str = ""
     """Relative to the state directory."""
+    port: int = 0
+    """Of the host's vsock."""
+    context: int = 0
+    """The guest's context id: nobody else is let in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
