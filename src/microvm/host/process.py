@@ -1,6 +1,7 @@
 """Programs: run one and wait, keep a helper beside us, or become one."""
 
 import os
+import resource
 import select
 import shlex
 import shutil
@@ -303,6 +304,13 @@ class Process:
             self.pidfd = -1
 
 
+def _companion() -> None:
+    linux.die_with_parent(signal.SIGTERM)
+    # virtiofsd holds a descriptor for each file that the guest knows: 1024 are soon too few.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @contextmanager
 def spawn(
     argv: Argv,
@@ -318,8 +326,9 @@ def spawn(
 ) -> Iterator[Process]:
     """Start a program and end it when the block is left; output not given goes to `log` or nowhere.
 
-    It gets SIGTERM when this process is killed, so that no lock, port or disk stays taken. `name`
-    is shown in the process list as its argv[0]. Raises `HostError` when it can't be started.
+    It gets SIGTERM when this process is killed, so that no lock, port or disk stays taken, and may
+    open as many files as we could ever. `name` is shown in the process list as its argv[0]. Raises
+    `HostError` when it can't be started.
     """
     words = [os.fspath(word) for word in argv]
     executable = str(find_program(words[0]) or words[0])
@@ -336,7 +345,7 @@ def spawn(
             env=child_environment(env),
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=lambda: linux.die_with_parent(signal.SIGTERM),
+            preexec_fn=_companion,
         )
     except OSError as error:
         raise HostError(f"could not start {words[0]}: {error.strerror}") from error
