@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -339,6 +340,52 @@ def test_output_that_finds_no_room_is_one_message(microvm_cli, verb):
 def test_closed_outputs_are_no_failure(microvm_cli):
     words = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *microvm_cli.command("schema")]
     assert subprocess.run(words, env=microvm_cli.env, check=False).returncode == 0
+
+
+def test_progress_that_has_nowhere_to_go_is_no_failure(microvm_cli, tmp_path):
+    """Without a standard error Python has no file for it either."""
+    words = microvm_cli.command("--store", tmp_path / "store", "store", "gc")
+    for closed in ("2>&-", "<&- >&- 2>&-"):
+        script = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
+        ran = subprocess.run(
+            script, env=microvm_cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, closed
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from microvm.cli import main; main(['schema'])",
+        "from microvm.launch.main import main; main([])",
+    ],
+)
+def test_what_is_closed_is_no_place_for_the_next_file(start, tmp_path):
+    """A volume that is opened as descriptor 1 would get the guest's console."""
+    seen = tmp_path / "seen"
+    code = (
+        f"import os, pathlib; {start}; volume = os.open('/dev/zero', os.O_RDWR);"
+        f"where = [os.readlink(f'/proc/self/fd/{{n}}') for n in range(3)];"
+        f"pathlib.Path({str(seen)!r}).write_text(f'{{where}} {{volume > 2}}')"
+    )
+    script = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code]
+    subprocess.run(script, check=False)
+    assert seen.read_text() == f"{['/dev/null'] * 3} True"
+
+
+def test_a_disk_that_fails_is_no_terminal_that_has_gone():
+    """Who throws the output away still has to hear of it."""
+    code = (
+        "import argparse, errno, microvm.cli as cli;"
+        "cli._unwritten(argparse.Namespace(command=()), OSError(errno.EIO, 'a disk failed'))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "a disk failed" in ran.stderr
 
 
 def test_a_terminal_that_has_gone_is_a_hang_up_for_who_writes_to_it(microvm_cli):

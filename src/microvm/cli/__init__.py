@@ -5,7 +5,6 @@ import errno
 import importlib
 import os
 import signal
-import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from microvm.errors import MicroVMError, SpecError, printable
+from microvm.host import standard
 
 VERBS = {
     "init": "start a project from a template",
@@ -101,6 +101,7 @@ def _version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit status."""
+    standard.complete()
     try:
         return _main(argv)
     except KeyboardInterrupt:
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _let_go() -> None:
     """Drop what nobody can take any more: Python would end with 120 because of it."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by who started us
+    for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
@@ -153,8 +154,7 @@ def _carry_out(args: argparse.Namespace) -> int:
             signal.signal(number, _ended)
     try:
         status: int = importlib.import_module(f"microvm.cli.{args.verb}").main(args)
-        if sys.stdout:  # None: closed by who started us
-            sys.stdout.flush()
+        sys.stdout.flush()
     except SpecError as error:
         count = len(error.problems)
         _tell(f"{count} problem{'s' if count != 1 else ''}:")
@@ -177,13 +177,21 @@ def _carry_out(args: argparse.Namespace) -> int:
 
 def _unwritten(args: argparse.Namespace, error: OSError) -> int:
     """Return the status where standard output takes nothing; raise the error where it does."""
-    if error.errno == errno.EIO and stat.S_ISCHR(os.fstat(1).st_mode) and not os.isatty(1):
-        # The other end of the terminal is closed.
+    if error.errno == errno.EIO and _terminal_has_gone():
         return 128 + signal.SIGHUP
     if error.errno != errno.ENOSPC or error.filename:
         raise error
     _tell(f"could not write standard output: {error.strerror}")
     return 125 if args.command else 1
+
+
+def _terminal_has_gone() -> bool:
+    """Return whether nothing at all can be written: the other end of the terminal is closed."""
+    try:
+        os.write(1, b"")
+    except OSError:
+        return True
+    return False
 
 
 class _Ended(SystemExit):

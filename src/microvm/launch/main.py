@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from microvm.errors import MicroVMError
+from microvm.host import standard
 from microvm.launch import planning
 from microvm.model.plan import LaunchPlan
 
@@ -20,6 +21,7 @@ PROJECT = "MICROVM_PROJECT"
 
 def main(argv: list[str] | None = None) -> int:
     """Carry out one verb in the current directory, which is the state directory."""
+    standard.complete()
     words = sys.argv[1:] if argv is None else argv
     if len(words) < 2 or words[0] not in _VERBS:
         sys.stderr.write(USAGE)
