@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from microvm.launch.session import Goal, Session
-from microvm.model.plan import LaunchPlan
+from microvm.model.plan import JobEnd, LaunchPlan
 
 VMM = """
 import os, socket, sys, time
@@ -39,10 +39,10 @@ pytestmark = pytest.mark.timeout(60)
 def outcome(tmp_path):
     """Run a session with a VMM that does this, and return how it ended."""
 
-    def run(code, kind="firecracker", **goal):
+    def run(code, kind="firecracker", *, met=None, **goal):
         plan = LaunchPlan(
             name="vm", hypervisor=kind, process_name=None, control="api.sock", watch="api.sock",
-            argv=(sys.executable, "-c", VMM + textwrap.dedent(code)),
+            job=met, argv=(sys.executable, "-c", VMM + textwrap.dedent(code)),
         )  # fmt: skip
         goal = Goal(**{
             "job": None, "directory": "", "until_up": False, "interactive": False,
@@ -111,3 +111,20 @@ def test_the_log_of_a_vmm_that_ends_at_once_is_shown(outcome):
     assert ended.exit_code == 1
     assert ended.reason == "the VMM ended with status 148"
     assert "no such kernel" in ended.console
+
+
+def test_a_second_serial_line_is_waited_for_until_it_can_be_opened(outcome):
+    """Between its making and unlockpt(3) its pseudo-terminal gives EIO."""
+    code = r"""
+        import fcntl, struct, termios
+        line = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+        time.sleep(1)
+        fcntl.ioctl(line, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
+        while termios.tcgetattr(line)[3] & termios.ICANON:
+            time.sleep(0.05)
+        os.write(line, b"h\0\0\0\x011" + b"x\0\0\0\x017")
+        while b"d" not in os.read(line, 4096):
+            pass
+    """
+    ended = outcome(code, "kvmtool", met=JobEnd(kind="terminal"), job=("true",))
+    assert (ended.exit_code, ended.reason) == (7, "the job has ended")

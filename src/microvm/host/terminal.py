@@ -9,7 +9,7 @@ import struct
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -59,16 +59,19 @@ def open_console() -> tuple[int, int]:
 
 def open_made_by(pid: int) -> IO[bytes] | None:
     """Return the slave of the one pseudo-terminal that a process has made, raw; None: not yet."""
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
     for entry in sorted(Path(f"/proc/{pid}/fdinfo").glob("*")):
-        try:
+        with ExitStack() as stack:
+            # Locked until the process has done with it (unlockpt(3)), or gone with the process.
+            stack.enter_context(suppress(OSError, termios.error))
             index = re.search(r"^tty-index:\t(\d+)$", entry.read_text(), re.MULTILINE)
-        except OSError:
-            continue
-        if index:
-            flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+            if index is None:
+                continue
             descriptor = os.open(f"/dev/pts/{index[1]}", flags)
+            made = stack.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
             tty.setraw(descriptor)
-            return os.fdopen(descriptor, "r+b", buffering=0)
+            stack.pop_all()
+            return made
     return None
 
 
