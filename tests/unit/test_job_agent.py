@@ -11,7 +11,7 @@ from importlib import resources
 
 import pytest
 
-from microvm.launch.job import LINE_WINDOW, JobStream, frame
+from microvm.launch.job import LINE_WINDOW, STREAM_WINDOW, JobStream, frame
 
 AGENT = resources.files("microvm.guests.debian") / "data/job-agent"
 
@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(shutil.which("perl") is None, reason="perl is mi
 class Job:
     """An agent that runs one command, and what came of it."""
 
-    def __init__(self, *command: str, directory: str = "/", user: str = "", window=None) -> None:
+    def __init__(
+        self, *command: str, directory: str = "/", user: str = "", window=STREAM_WINDOW
+    ) -> None:
         ours, theirs = socket.socketpair()
         self.link = ours
         self.written = {1: bytearray(), 2: bytearray()}
@@ -162,6 +164,19 @@ def test_a_job_killed_by_a_signal_has_128_and_its_number():
 def test_signals_reach_the_job_and_what_it_started():
     with Job("sh", "-c", "echo ready; sleep 600") as job:
         job.until(lambda: bool(job.written[1]))
+        job.stream.signal(signal.SIGTERM)
+        assert job.finish() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("window", [STREAM_WINDOW, LINE_WINDOW])
+def test_signals_pass_input_that_the_job_does_not_read(window):
+    with Job("sh", "-c", "echo ready; exec sleep 600", window=window) as job:
+        job.until(lambda: bool(job.written[1]))
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            while job.stream.wants_input:
+                job.stream.input(b"x" * 65536)
+            job.step()
         job.stream.signal(signal.SIGTERM)
         assert job.finish() == 128 + signal.SIGTERM
 

@@ -9,6 +9,9 @@ HEADER = 5
 CHUNK = 32768
 WINDOW = 262144
 """Bytes of input kept for the guest before we stop reading our own standard input."""
+STREAM_WINDOW = 131072
+"""Bytes of input under way. The guest's side keeps twice as much before it stops reading: signals,
+which come behind the input, always reach it, also when the job reads nothing."""
 LINE_WINDOW = 2048
 """Bytes of input under way on a serial line, which loses what the guest's tty has no room for: 4096
 in raw mode (N_TTY_BUF_SIZE, drivers/tty/n_tty.c), the frames' headers among them."""
@@ -28,8 +31,8 @@ class JobStream:
     user: str = ""
     write: Callable[[int, bytes], None] = lambda descriptor, data: None
     """Takes standard output (1) and error (2) of the job."""
-    window: int | None = None
-    """Most bytes of input that may be under way; None: the stream itself holds us back."""
+    window: int = STREAM_WINDOW
+    """Most bytes of input that may be under way: sent, and not told to have reached the job."""
     escape: bytes = b""
     """The byte that has to be said twice."""
     outgoing: bytearray = field(default_factory=bytearray)
@@ -87,9 +90,8 @@ class JobStream:
 
     def _pass_input_on(self) -> None:
         """Send as much input as may be under way, then its end."""
-        while self._waiting and (self.window is None or self._under_way < self.window):
-            room = len(self._waiting) if self.window is None else self.window - self._under_way
-            part = bytes(self._waiting[: min(room, CHUNK)])
+        while self._waiting and self._under_way < self.window:
+            part = bytes(self._waiting[: min(self.window - self._under_way, CHUNK)])
             del self._waiting[: len(part)]
             self._under_way += len(part)
             self._send("i", part)

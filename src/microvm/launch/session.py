@@ -15,7 +15,7 @@ from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Control
 from microvm.launch import helpers, keys, starting
 from microvm.launch.console import Console
-from microvm.launch.job import LINE_WINDOW, JobStream
+from microvm.launch.job import LINE_WINDOW, STREAM_WINDOW, JobStream
 from microvm.launch.meeting import Meet, Stream, meeting
 from microvm.model.plan import LaunchPlan
 
@@ -91,7 +91,8 @@ class Session:
         self._stdin_open = goal.interactive or goal.job is not None
         self._out = {1: Outlet(1), 2: Outlet(2)}
         serial = plan.job is not None and plan.job.kind == "terminal"
-        window, escape = (LINE_WINDOW, plan.escape.encode()) if serial else (None, b"")
+        window = LINE_WINDOW if serial else STREAM_WINDOW
+        escape = plan.escape.encode() if serial else b""
         self._job = (
             JobStream(goal.job, goal.directory, write=self._emit, window=window, escape=escape)
             if goal.job is not None
