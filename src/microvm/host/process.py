@@ -1,5 +1,6 @@
 """Programs: run one and wait, keep a helper beside us, or become one."""
 
+import fcntl
 import os
 import resource
 import select
@@ -7,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -323,13 +325,21 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     name: str | None = None,
+    own_terminal: bool = False,
 ) -> Iterator[Process]:
     """Start a program and end it when the block is left; output not given goes to `log` or nowhere.
 
-    It gets SIGTERM when this process is killed, so that no lock, port or disk stays taken, and may
-    open as many files as we could ever. `name` is shown in the process list as its argv[0]. Raises
+    It gets SIGTERM when this process is killed, so that no lock, port or disk stays taken; with
+    `own_terminal` also SIGHUP, when nobody has the other end of its standard input. It may open as
+    many files as we could ever. `name` is shown in the process list as its argv[0]. Raises
     `HostError` when it can't be started.
     """
+
+    def tie() -> None:
+        _companion()
+        if own_terminal:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     words = [os.fspath(word) for word in argv]
     executable = str(find_program(words[0]) or words[0])
     sink = log.open("ab") if log else None
@@ -345,7 +355,7 @@ def spawn(
             env=child_environment(env),
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_companion,
+            preexec_fn=tie,
         )
     except OSError as error:
         raise HostError(f"could not start {words[0]}: {error.strerror}") from error

@@ -89,6 +89,7 @@ class QemuPlan:
             console=vm.qemu.serial_console,
             job=JobEnd(kind="connect", socket=JOB) if facts.job else None,
             trees=tuple(self.trees),
+            changes_user=vm.user is not None,
             notes=(*common.notes, *((_SERVES,) if self.trees else ())),
         )
 

@@ -139,6 +139,7 @@ def vmm(
         env=plan.env,
         cwd=state_dir,
         name=name,
+        own_terminal=plan.changes_user,  # which has the kernel forget whose child it is
     ) as running:
         yield running
 

@@ -162,6 +162,8 @@ class LaunchPlan:
     trees: tuple[str, ...] = ()
     """Trees of the store that the VMM itself serves: it runs in a user namespace where their
     owners are the guest's, and may read them; to everything else it is the invoking user."""
+    changes_user: bool = False
+    """Whether the VMM becomes another user once it has opened what it needs."""
     statuses: Mapping[int, str] = field(default_factory=dict)
     """What exit statuses other than 0 say of the guest: `reboot`, or what went wrong."""
     layers: tuple[str, ...] = ()
