@@ -388,22 +388,35 @@ def test_a_disk_that_fails_is_no_terminal_that_has_gone():
     assert "a disk failed" in ran.stderr
 
 
-def test_a_terminal_that_has_gone_is_a_hang_up_for_who_writes_to_it(microvm_cli):
+@pytest.mark.parametrize("words", [["schema"], ["--help"], ["init", "--help"]])
+def test_a_terminal_that_has_gone_is_a_hang_up_for_who_writes_to_it(microvm_cli, words):
     terminal, ours = pty.openpty()
     os.close(terminal)
     with os.fdopen(ours, "w") as gone:
-        words = microvm_cli.command("schema")
         ran = subprocess.run(
-            words, env=microvm_cli.env, stdout=gone, stderr=subprocess.PIPE, check=False
-        )
+            microvm_cli.command(*words), env=microvm_cli.env, stdout=gone, stderr=subprocess.PIPE,
+            check=False,
+        )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (128 + signal.SIGHUP, b"")
 
 
-def test_messages_that_nobody_can_read_any_more_change_no_status(microvm_cli, project):
-    """Python ends with 120 where something is still to be written then."""
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("check", "{0}-not-there"), 3),
+        (("init", "{0}/made"), 0),
+        (("nonsense",), 2),
+        (("check", "--", "true"), 2),
+    ],
+)
+def test_messages_that_nobody_can_read_any_more_change_no_status(
+    microvm_cli, project, words, status
+):
+    """Nor do they keep anything from being done. Python would end with 120 on top of that."""
+    place = project(GOOD)
     terminal, ours = pty.openpty()
     os.close(terminal)
     with os.fdopen(ours, "w") as gone:
-        words = microvm_cli.command("check", project(GOOD) + "-not-there")
+        words = microvm_cli.command(*(word.format(place) for word in words))
         ran = subprocess.run(words, env=microvm_cli.env, stderr=gone, check=False)
-    assert ran.returncode == 3
+    assert ran.returncode == status

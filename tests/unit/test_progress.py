@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from microvm.model.progress import counted
 
 CODE = """
@@ -55,3 +57,22 @@ def test_one_of_a_thing_is_told_as_one():
     assert [counted(number, "package") for number in (0, 1, 2)] == [
         "0 packages", "1 package", "2 packages",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["before", "in the middle"])
+def test_work_goes_on_when_nobody_is_there_to_see_it(when, tmp_path):
+    ours, theirs = pty.openpty()
+    if when == "before":
+        os.close(ours)
+    ends = "import pathlib; pathlib.Path('done').touch()"
+    code = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{CODE}\n{ends}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=theirs, cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(theirs)
+    if when != "before":
+        assert os.read(ours, 1)
+        os.close(ours)
+    assert process.wait(30) == 0
+    assert (tmp_path / "done").exists()

@@ -30,6 +30,7 @@ VERBS = {
     "completion": "print a completion script for bash, zsh or fish",
 }
 
+HUNG_UP = 128 + signal.SIGHUP
 STORE_HELP = (
     "where build results are kept (default: $MICROVM_STORE, else /var/lib/microvm/store as root, "
     "~/.local/share/microvm/store otherwise)"
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except KeyboardInterrupt:
-        _tell("interrupted")
+        tell("interrupted")
         return 130
     finally:
         _let_go()
@@ -130,8 +131,10 @@ def _main(argv: Sequence[str] | None) -> int:
     except SystemExit as exit:
         # A job's own statuses must not be mistaken for ours.
         return 125 if command and exit.code else int(exit.code or 0)
+    except OSError:  # the help, or what is wrong with the words, goes nowhere
+        return HUNG_UP if _terminal_has_gone() else 125 if command else 2
     if mark < len(given) and (args.verb != "run" or not command):
-        _tell("-- is followed by a command" if not command else f"{args.verb} takes no command")
+        tell("-- is followed by a command" if not command else f"{args.verb} takes no command")
         return 2
     args.command = command
     return _carry_out(args)
@@ -157,14 +160,14 @@ def _carry_out(args: argparse.Namespace) -> int:
         sys.stdout.flush()
     except SpecError as error:
         count = len(error.problems)
-        _tell(f"{count} problem{'s' if count != 1 else ''}:")
+        tell(f"{count} problem{'s' if count != 1 else ''}:")
         for problem, following in zip_longest(error.problems, error.problems[1:]):
             # A hint that several have in common is said once, after the last of them.
             same = following is not None and following.hint == problem.hint
             _line(str(replace(problem, hint=None) if same else problem))
         return _failed(args, error)
     except MicroVMError as error:
-        _tell(str(error))
+        tell(str(error))
         if error.hint:
             _line(f"  {error.hint}")
         return _failed(args, error)
@@ -178,10 +181,10 @@ def _carry_out(args: argparse.Namespace) -> int:
 def _unwritten(args: argparse.Namespace, error: OSError) -> int:
     """Return the status where standard output takes nothing; raise the error where it does."""
     if error.errno == errno.EIO and _terminal_has_gone():
-        return 128 + signal.SIGHUP
+        return HUNG_UP
     if error.errno != errno.ENOSPC or error.filename:
         raise error
-    _tell(f"could not write standard output: {error.strerror}")
+    tell(f"could not write standard output: {error.strerror}")
     return 125 if args.command else 1
 
 
@@ -208,10 +211,11 @@ def _failed(args: argparse.Namespace, error: MicroVMError) -> int:
     return 125 if args.command else error.exit_code
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
+    """Say something to people, on standard error; nobody has to be there."""
     _line(f"microvm: {printable(text)}")
 
 
 def _line(text: str) -> None:
     with suppress(OSError):  # the terminal has gone; the exit status tells
-        print(text, file=sys.stderr)
+        print(text, file=sys.stderr, flush=True)

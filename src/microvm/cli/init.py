@@ -1,12 +1,12 @@
 """`microvm init`."""
 
 import shlex
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 import microvm
+from microvm.cli import tell
 
 _EPILOG = """\
 examples:
@@ -42,7 +42,7 @@ def main(args: Namespace) -> int:
     """Write a project."""
     for path in microvm.init(args.directory, args.template):
         print(path)
-    print(f"microvm: next: {_next(args.template, args.directory)}", file=sys.stderr)
+    tell(f"next: {_next(args.template, args.directory)}")
     return 0
 
 

@@ -1,12 +1,11 @@
 """`microvm lock`."""
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
 import microvm
-from microvm.cli import progress, project_options
+from microvm.cli import progress, project_options, tell
 
 _EPILOG = """\
 examples:
@@ -59,8 +58,5 @@ def main(args: Namespace) -> int:
     for change in result.changes:
         print(change)
     count = len(result.changes)
-    print(
-        f"microvm: {result.file}: {count or 'no'} change{'s' if count != 1 else ''}",
-        file=sys.stderr,
-    )
+    tell(f"{result.file}: {count or 'no'} change{'s' if count != 1 else ''}")
     return 0

@@ -1,10 +1,12 @@
 """Progress on standard error: live lines on a terminal, one plain line a step without one."""
 
+import io
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from microvm.cli import tell
 from microvm.errors import printable
 from microvm.model.progress import Event, Progress
 
@@ -43,7 +45,7 @@ def shown(steps: Steps) -> Iterator[Progress]:
 
     def plain(event: Event) -> None:
         if event.note or steps.note(event):
-            print(f"microvm: {_line(event)}", file=sys.stderr, flush=True)
+            tell(_line(event))
 
     yield plain
     steps.finish(time.monotonic())
@@ -53,6 +55,19 @@ def _line(event: Event) -> str:
     """Return an event as one line; its detail may be a command of a project."""
     text = f"{event.step}: {event.detail}" if event.detail else event.step
     return printable(text.replace("\n", " "))
+
+
+class _Screen(io.TextIOWrapper):
+    """A terminal whose end ends no work."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 @contextmanager
@@ -81,8 +96,10 @@ def _live(steps: Steps) -> Iterator[Progress]:
                     BarColumn(20),
                     TimeElapsedColumn(),
                 )
+                screen = _Screen(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace")
+                stack.callback(screen.detach)  # else it would close it
                 bar = stack.enter_context(
-                    Progress(*columns, console=Console(stderr=True), transient=True)
+                    Progress(*columns, console=Console(file=screen), transient=True)
                 )
                 bar.add_task("", total=None)
             if event.note:
