@@ -111,6 +111,24 @@ def test_on_a_serial_line_no_more_input_is_under_way_than_the_guest_has_room_for
     assert bytes(job.written[1]) == data
 
 
+def test_bytes_that_come_one_by_one_do_not_fill_the_line_with_headers():
+    with Job("cat", window=LINE_WINDOW) as job:
+        job.started()
+        job.stream.outgoing.clear()
+        for _ in range(LINE_WINDOW):
+            job.stream.input(b"x")
+        assert len(job.stream.outgoing) < 4096
+    with Job("cat", window=LINE_WINDOW) as job:
+        job.started()
+        for number in range(5000):
+            job.stream.input(bytes([number % 256]))
+            if number % 100 == 0:
+                job.step(0)
+        job.stream.input(b"")
+        assert job.finish() == 0
+        assert job.written[1] == bytes(number % 256 for number in range(5000))
+
+
 def test_a_job_that_never_reads_leaves_the_rest_of_its_input_with_us():
     with Job("sleep", "2", window=LINE_WINDOW) as job:
         job.started().stream.input(b"x" * 400000)
@@ -136,6 +154,7 @@ def test_what_a_terminal_takes_for_its_escape_is_said_twice():
     stream.outgoing.clear()
     stream.input(b"a\x01b")
     assert stream.outgoing == b"i\0\0\0\x03a\x01\x01b"
+    stream.receive(frame("a", b"3"))
     stream.input(b"y")  # one byte long: the header's length too
     assert stream.outgoing[9:] == b"i\0\0\0\x01\x01y"
 

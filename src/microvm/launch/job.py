@@ -15,6 +15,8 @@ which come behind the input, always reach it, also when the job reads nothing.""
 LINE_WINDOW = 2048
 """Bytes of input under way on a serial line, which loses what the guest's tty has no room for: 4096
 in raw mode (N_TTY_BUF_SIZE, drivers/tty/n_tty.c), the frames' headers among them."""
+SMALL = 256
+"""Bytes of input that wait for more, or for what is under way: headers would fill the line."""
 
 
 def frame(kind: str, payload: bytes = b"") -> bytes:
@@ -92,6 +94,8 @@ class JobStream:
         """Send as much input as may be under way, then its end."""
         while self._waiting and self._under_way < self.window:
             part = bytes(self._waiting[: min(self.window - self._under_way, CHUNK)])
+            if self._under_way and len(part) < SMALL:
+                break
             del self._waiting[: len(part)]
             self._under_way += len(part)
             self._send("i", part)
