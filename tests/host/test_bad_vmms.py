@@ -397,6 +397,14 @@ def test_kvm_without_permission_is_told_with_the_way_out(kind, as_nobody):
     assert "it would not start here: no permission on /dev/kvm" in shown
 
 
+@pytest.mark.skipif(not facts.KVM.exists(), reason="the host has no /dev/kvm")
+def test_kvm_that_is_declared_is_refused_by_a_run_and_shown_by_a_plan(as_nobody):
+    said = as_nobody("facts.accelerator(None, Path(), 'kvm')", "/dev/kvm")
+    assert "accel is kvm, but no permission on /dev/kvm" in said
+    shown = as_nobody("print(facts.accelerator(None, Path(), 'kvm', dry=True))", "/dev/kvm")
+    assert "kind='kvm', reason='it would not start here: no permission on /dev/kvm" in shown
+
+
 @pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="the host has no /dev/net/tun")
 @pytest.mark.parametrize("covered", [None, "/dev/net/tun"])
 def test_a_tap_without_permission_is_told_with_the_way_out(covered, as_nobody):

@@ -178,7 +178,7 @@ def accelerator(
 
     A /dev/kvm that opens may still not run a stock kernel, so it is tried out with the guest's,
     once a boot of the host; with `dry` it is only looked up how that went. Raises `HostError`
-    when `kvm` is declared and can't be used.
+    when `kvm` is declared and can't be used; with `dry` the reason tells.
     """
     if declared == "tcg":
         return Accelerator(kind="tcg", reason="declared")
@@ -191,6 +191,8 @@ def accelerator(
         obstacle = (verdict or trials.verdict(qemu, kernel)).obstacle
     if obstacle is None:
         return Accelerator(kind="kvm", reason="tried out on this host")
+    if declared == "kvm" and dry:
+        return _unusable(obstacle)
     if declared == "kvm":
         raise HostError(f"accel is kvm, but {obstacle}", hint="leave `accel` out, or say tcg")
     return Accelerator(kind="tcg", reason=f"emulation, because {obstacle}")
@@ -203,12 +205,16 @@ def kvm_only(name: str, *, dry: bool = False) -> Accelerator:
     """
     if obstacle := kvm_obstacle():
         if dry:
-            return Accelerator(kind="kvm", reason=f"it would not start here: {obstacle}")
+            return _unusable(obstacle)
         raise HostError(
             f"{name} needs hardware virtualisation, but {obstacle}",
             hint="use --hypervisor qemu, which can emulate",
         )
     return Accelerator(kind="kvm", reason=f"{name} knows nothing else")
+
+
+def _unusable(obstacle: str) -> Accelerator:
+    return Accelerator(kind="kvm", reason=f"it would not start here: {obstacle}")
 
 
 @dataclass(frozen=True, slots=True)
