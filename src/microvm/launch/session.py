@@ -28,7 +28,7 @@ is pressed again, until the guest says that it stops: one that boots listens to 
 HELPER_GRACE_S = 2.0
 """A helper ends when its VMM does; one that the VMM outlives by this much has failed."""
 PANIC_GRACE_S = 3.0
-"""A guest that panics ends its VMM; one that the VMM outlives by this much boots anew in it."""
+"""A guest that panics ends its VMM; one that the VMM outlives by this much stands still in it."""
 ANSWER_S = 1.0
 """What a VMM has for an answer: while it is waited for, Ctrl-C waits too."""
 OWN_FAILURE = 125
