@@ -200,7 +200,7 @@ def outcome(vm, tmp_path):
         accelerator=Accelerator(kind=vm.accel or "kvm", reason=""), landlock=3, vhost_net=True, root=True,
         programs={
             backend.program: Program(path=path, version=(99, 0)),
-            "virtiofsd": Program(path=vm.virtiofsd.program or "/v", version=(1,), flavour="rust"),
+            "virtiofsd": Program(path=vm.virtiofsd.program or "/v", version=(1, 13), flavour="rust"),
         },
         state_dir="/s", project_dir="/p", store_dir="/st", machine_id=vm.machine_id or "1" * 32,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import pytest
 
 from microvm.hypervisors.cloud_hypervisor_syntax import Arguments, split, value
+from microvm.model.facts import Program
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_lists_are_split_where_the_program_splits_them(text, parts):
     [("a", "a"), ("a b", "a b"), ("a,b", '"a,b"'), (" a", '" a"'), ("[a", '"[a"'), ("ä=", "ä=")],
 )
 def test_values_are_quoted_only_where_they_must_be(text, written):
-    assert value(text, (53,), "") == written
+    assert value(text, Program(path="", version=(53,)), "") == written
     assert split(f"path={written},x=y") == [f"path={written}", "x=y"]
 
 

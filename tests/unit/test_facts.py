@@ -190,3 +190,8 @@ def test_a_missing_program_is_named_with_its_package():
     with pytest.raises(HostError, match="/nosuch/qemu is missing") as failure:
         facts.program("qemu-system-x86_64", "/nosuch/qemu", dry=True)
     assert "qemu-system-x86" in failure.value.hint
+
+
+def test_a_version_is_reached_by_itself_by_later_ones_and_by_one_that_nobody_tells():
+    for version, reached in (((1, 13), True), ((1, 13, 2), True), ((1, 12, 9), False), ((), True)):
+        assert Program(path="/v", version=version).has((1, 13)) is reached

@@ -8,7 +8,7 @@ from microvm.errors import Problem
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import INSTEAD, Feature, Support, wanted
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts, dotted
+from microvm.model.facts import Facts, Program, dotted
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -49,31 +49,28 @@ class Hypervisor(ABC):
 
     def check(self, microvm: MicroVM, facts: Facts | None = None) -> list[Problem]:
         """Return every reason why this hypervisor can't run it; with facts, this version of it."""
+        program = facts.programs.get(self.program) if facts else None
         problems = []
         for feature, places in wanted(microvm).items():
             row = self.support(feature)
             if not row.available:
                 problems += [self._refusal(where, feature) for where in places]
-            elif facts is not None and row.since and self.program in facts.programs:
-                version = facts.programs[self.program].version
-                if version and version < row.since:
-                    message = f"{feature.value}: {self._too_old(row.since, version)}"
-                    otherwise = row.instead or INSTEAD.get(feature)
-                    hint = "; or ".join(filter(None, (f"install a later {self.name}", otherwise)))
-                    problems += [Problem(where=w, message=message, hint=hint) for w in places]
+            elif program and row.since and not program.has(row.since):
+                message = f"{feature.value}: {self._too_old(row.since, program)}"
+                otherwise = row.instead or INSTEAD.get(feature)
+                hint = "; or ".join(filter(None, (f"install a later {self.name}", otherwise)))
+                problems += [Problem(where=w, message=message, hint=hint) for w in places]
         problems += self.further_problems(microvm)
-        return problems if facts is None else [*problems, *self._problems_of(microvm, facts)]
-
-    def _problems_of(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
-        program = facts.programs.get(self.program)
-        if program and program.version and program.version < self.oldest:
-            message = self._too_old(self.oldest, program.version)
+        if facts is None:
+            return problems
+        if program and not program.has(self.oldest):
+            message = self._too_old(self.oldest, program)
             hint = f"install a later {self.name}, or name another `program`"
-            return [Problem(where="hypervisor", message=message, hint=hint)]
-        return self.problems_here(microvm, facts)
+            return [*problems, Problem(where="hypervisor", message=message, hint=hint)]
+        return [*problems, *self.problems_here(microvm, facts)]
 
-    def _too_old(self, need: tuple[int, ...], have: tuple[int, ...]) -> str:
-        return f"it needs {self.name} {dotted(need)}, this is {dotted(have)}"
+    def _too_old(self, need: tuple[int, ...], program: Program) -> str:
+        return f"it needs {self.name} {dotted(need)}, this is {dotted(program.version)}"
 
     def _refusal(self, where: str, feature: Feature) -> Problem:
         message = f"{self.name} does not support {feature.value} here"

@@ -10,7 +10,7 @@ from microvm.hypervisors import hybrid_vsock, resources, shares
 from microvm.hypervisors.cloud_hypervisor_syntax import Arguments, value
 from microvm.hypervisors.kernel_line import kernel_line
 from microvm.hypervisors.resources import Disk
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, Program, dotted
 from microvm.model.identity import dashed, mac
 from microvm.model.plan import Helper, LaunchPlan
 from microvm.model.runner import Runner
@@ -18,12 +18,11 @@ from microvm.model.runner import Runner
 CONTROL = "cloud-hypervisor.sock"
 PROGRAM = "cloud-hypervisor"
 LANDLOCK_SINCE = (41,)
-LANDLOCK_ABI = 3
-"""It insists on this one (vmm/src/landlock.rs), which Linux has since 6.2."""
+LANDLOCK_ABI, LANDLOCK_LINUX = 3, "6.2"
+"""The one that it insists on (vmm/src/landlock.rs), and the first Linux that has it."""
 IMAGE_TYPE_SINCE = (51,)
 SYSTEM_UUID_SINCE = (53,)
 MOST_QUEUES = 16
-MIB = 1 << 20
 
 
 @dataclass(slots=True)
@@ -40,7 +39,7 @@ class CloudHypervisorPlan:
         """Return the whole plan. Raises `SpecError` for what the command line can't say."""
         runner, facts = self.runner, self.facts
         vm = runner.microvm
-        self.arguments = Arguments(facts.programs[PROGRAM].path)
+        self.arguments = Arguments(self.program.path)
         control = vm.socket or CONTROL
         self._machine(control)
         self._disks()
@@ -64,9 +63,9 @@ class CloudHypervisorPlan:
         )
 
     @property
-    def version(self) -> tuple[int, ...]:
-        """The program's version; one that is not known counts as a later one."""
-        return self.facts.programs[PROGRAM].version or (1 << 16,)
+    def program(self) -> Program:
+        """The cloud-hypervisor that will run."""
+        return self.facts.programs[PROGRAM]
 
     @property
     def queues(self) -> int:
@@ -74,7 +73,7 @@ class CloudHypervisorPlan:
         return min(self.runner.microvm.vcpu, MOST_QUEUES)
 
     def _value(self, text: str, where: str) -> str:
-        return value(text, self.version, where)
+        return value(text, self.program, where)
 
     def _machine(self, control: str) -> None:
         runner, facts = self.runner, self.facts
@@ -95,7 +94,7 @@ class CloudHypervisorPlan:
         self.arguments.add("--cmdline", line)
         self.arguments.add("--cpus", f"boot={vm.vcpu}")
         self.arguments.add("--memory", self._memory())
-        uuid = "system_uuid" if self.version >= SYSTEM_UUID_SINCE else "uuid"
+        uuid = "system_uuid" if self.program.has(SYSTEM_UUID_SINCE) else "uuid"
         strings = vm.cloud_hypervisor.platform_oem_strings
         oem = f",oem_strings=[{','.join(strings)}]" if strings else ""
         self.arguments.add("--platform", f"{uuid}={dashed(facts.machine_id)}{oem}")
@@ -130,11 +129,11 @@ class CloudHypervisorPlan:
     def _disks(self) -> None:
         for disk in resources.disks_with_credentials(self.runner, self.facts):
             self.arguments.add("--disk", self._disk(disk))
-        guesses = self.version < IMAGE_TYPE_SINCE
+        guesses = not self.program.has(IMAGE_TYPE_SINCE)
         if guesses and any(not volume.read_only for volume in self.runner.microvm.volumes):
             self.notes.append(
-                "cloud-hypervisor before 51 guesses the format of an image: a guest that writes "
-                "another format's header to its disk could read files of the host"
+                f"cloud-hypervisor before {dotted(IMAGE_TYPE_SINCE)} guesses an image's format: a "
+                "guest that writes another format's header to its disk could read files of the host"
             )
 
     def _disk(self, disk: Disk) -> str:
@@ -142,7 +141,7 @@ class CloudHypervisorPlan:
         where = f"volumes.{number}.image" if number != disk.name else "store"
         text = f"path={self._value(disk.path, where)},id={disk.name}"
         text += f",readonly={'on' if disk.read_only else 'off'}"
-        if self.version >= IMAGE_TYPE_SINCE:
+        if self.program.has(IMAGE_TYPE_SINCE):
             text += f",image_type={disk.image_type}"
             if disk.read_only:
                 text += ",sparse=off"  # it would warn that it can't discard
@@ -185,8 +184,9 @@ class CloudHypervisorPlan:
 
     def _sandbox(self) -> None:
         self.arguments.add("--seccomp", "true")
-        if self.version < LANDLOCK_SINCE or self.facts.landlock < LANDLOCK_ABI:
-            self.notes.append("without landlock: it needs cloud-hypervisor 41 and Linux 6.2")
+        if not self.program.has(LANDLOCK_SINCE) or self.facts.landlock < LANDLOCK_ABI:
+            needed = f"cloud-hypervisor {dotted(LANDLOCK_SINCE)} and Linux {LANDLOCK_LINUX}"
+            self.notes.append(f"without landlock: it needs {needed}")
             return
         self.arguments.add("--landlock")
         if hybrid_vsock.cid(self.runner, self.facts) is not None:

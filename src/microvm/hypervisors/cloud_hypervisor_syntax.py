@@ -6,6 +6,7 @@ Its parser (option_parser/src/lib.rs) splits at commas outside of double quotes 
 from collections.abc import Iterator, Sequence
 
 from microvm.errors import Problem, SpecError
+from microvm.model.facts import Program
 
 SPECIAL = frozenset(',[]"')
 QUOTED_BRACKETS_SINCE = (48,)
@@ -21,9 +22,9 @@ _JOINED = frozenset({"--balloon", "--cpus", "--memory", "--platform", "--rng", "
 """Options that are one list of `key=value`."""
 
 
-def value(text: str, version: tuple[int, ...], where: str) -> str:
+def value(text: str, program: Program, where: str) -> str:
     """Return a value as the parser wants it. Raises `SpecError`, naming the key `where`."""
-    if '"' in text or (version < QUOTED_BRACKETS_SINCE and ("[" in text or "]" in text)):
+    if '"' in text or (not program.has(QUOTED_BRACKETS_SINCE) and ("[" in text or "]" in text)):
         message = f"cloud-hypervisor's command line can't name {text!r}"
         hint = "choose another name, without double quotes and brackets"
         raise SpecError([Problem(where=where, message=message, hint=hint)])

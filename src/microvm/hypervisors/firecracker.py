@@ -18,7 +18,7 @@ from microvm.hypervisors.firecracker_plan import (
     FirecrackerPlan,
 )
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, dotted
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -70,17 +70,16 @@ class Firecracker(Hypervisor):
 
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
         """Refuse what this version has no room for, or not both of."""
-        version = facts.programs[PROGRAM].version
-        if not version:
-            return []
+        program = facts.programs[PROGRAM]
         problems = []
-        if version < PCI_SINCE:
+        if not program.has(PCI_SINCE):
+            more = f"{dotted(PCI_SINCE)} has more"
             problems += [
-                Problem(where=p.where, message=f"{p.message}; 1.13 has more", hint=p.hint)
+                Problem(where=p.where, message=f"{p.message}; {more}", hint=p.hint)
                 for p in limits.devices(microvm, MMIO_SLOTS, own=8)
             ]
-        if version < REPORTING_SINCE and microvm.hugepage_mem and microvm.balloon:
-            message = f"huge pages and a balloon: {self._too_old(REPORTING_SINCE, version)}"
+        if microvm.hugepage_mem and microvm.balloon and not program.has(REPORTING_SINCE):
+            message = f"huge pages and a balloon: {self._too_old(REPORTING_SINCE, program)}"
             problems.append(
                 Problem(where="hugepage_mem", message=message, hint="leave one of the two out")
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from microvm.hypervisors import hybrid_vsock, resources
 from microvm.hypervisors.kernel_line import kernel_line
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, Program
 from microvm.model.identity import mac
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
@@ -46,7 +46,7 @@ class FirecrackerPlan:
         if options.cpu is not None:
             files[CPU_TEMPLATE] = _text(options.cpu)
         argv = [
-            facts.programs[PROGRAM].path,
+            self.program.path,
             "--id", runner.name,
             "--api-sock", control,
             "--config-file", CONFIG,
@@ -71,14 +71,14 @@ class FirecrackerPlan:
         )
 
     @property
-    def version(self) -> tuple[int, ...]:
-        """The program's version; one that is not known counts as a later one."""
-        return self.facts.programs[PROGRAM].version or (1 << 16,)
+    def program(self) -> Program:
+        """The firecracker that will run."""
+        return self.facts.programs[PROGRAM]
 
     @property
     def pci(self) -> bool:
         """Whether devices are PCI functions; else they are memory-mapped and told by ACPI."""
-        return self.version >= PCI_SINCE
+        return self.program.has(PCI_SINCE)
 
     def _config(self) -> Json:
         vm = self.runner.microvm
@@ -167,7 +167,7 @@ class FirecrackerPlan:
             "deflate_on_oom": vm.deflate_on_oom is not False,
             "stats_polling_interval_s": 0,
         }
-        if self.version >= REPORTING_SINCE:
+        if self.program.has(REPORTING_SINCE):
             balloon["free_page_reporting"] = True
         return balloon
 

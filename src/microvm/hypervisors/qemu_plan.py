@@ -167,7 +167,7 @@ class QemuPlan:
         sandbox = f"on,obsolete=deny,elevateprivileges={elevate},spawn=deny,resourcecontrol=deny"
         if user is None:
             return ("-sandbox", sandbox)
-        if self.facts.programs[PROGRAM].version >= RUN_WITH_USER:
+        if self.facts.programs[PROGRAM].has(RUN_WITH_USER):
             return ("-sandbox", sandbox, "-run-with", f"user={escape(user)}")
         return ("-sandbox", sandbox, "-runas", user)
 

@@ -58,13 +58,10 @@ def unmet(program: Program, microvm: MicroVM) -> Iterator[Problem]:
 
 
 def _unmet_by_rust(program: Program, share: Share) -> Iterator[tuple[str, str, str]]:
-    if share.read_only and _is_old(program):
-        have = dotted(program.version)
-        yield (
-            "read_only",
-            f"it needs virtiofsd 1.13, this is {have}",
-            "use proto 9p, or a later one",
-        )
+    if share.read_only and not program.has(READ_ONLY_SINCE):
+        need, have = dotted(READ_ONLY_SINCE), dotted(program.version)
+        message = f"it needs virtiofsd {need}, this is {have}"
+        yield "read_only", message, "install a later virtiofsd"
 
 
 def _unmet_by_c(share: Share) -> Iterator[tuple[str, str, str]]:
@@ -76,16 +73,12 @@ def _unmet_by_c(share: Share) -> Iterator[tuple[str, str, str]]:
         yield "cache", f"`metadata` {said}", f"{_NEWER}, or use auto or never"
 
 
-def _is_old(program: Program) -> bool:
-    return (1,) < program.version < READ_ONLY_SINCE
-
-
 def _rust(
     program: Program, share: Share, source: str, options: VirtiofsdOptions, mapped: bool
 ) -> list[str]:
     argv = [f"--shared-dir={source}", f"--cache={share.cache}"]
     argv.append(f"--sandbox={'none' if mapped else 'namespace'}")
-    if share.read_only and not _is_old(program):
+    if share.read_only and program.has(READ_ONLY_SINCE):
         argv.append("--readonly")
     if options.inode_file_handles and not mapped:
         argv.append(f"--inode-file-handles={options.inode_file_handles}")

@@ -173,15 +173,15 @@ def _vmm(backend: Hypervisor, store: Path) -> Finding:
             mend = f"sudo apt install {facts.package(backend.program)}"
         return Finding(topic=backend.name, state=state, text=text, mend=mend)
     try:
-        version = facts.program(backend.program, None, installed).version
+        program = facts.program(backend.program, None, installed)
     except MicroVMError as error:
         return Finding(topic=backend.name, state=state, text=error.message, mend=error.hint)
     whose = " (in the store)" if str(path.parent) in installed else ""
-    text = f"{dotted(version) or 'a version that it does not tell'} at {path}{whose}"
-    if version and version < backend.oldest:
+    text = f"{dotted(program.version) or 'a version that it does not tell'} at {path}{whose}"
+    if not program.has(backend.oldest):
         text += f"; older than {dotted(backend.oldest)}, the first that can be used"
         return Finding(topic=backend.name, state=state, text=text)
-    if backend.newest and version[: len(backend.newest)] > backend.newest:
+    if backend.newest and program.version[: len(backend.newest)] > backend.newest:
         text += f"; newer than {dotted(backend.newest)}, the last that is known: used like that one"
     return Finding(topic=backend.name, state="good", text=text)
 

@@ -19,6 +19,10 @@ class Program:
     flavour: str = ""
     """What tells programs of one name apart: `rust` or `c` for virtiofsd."""
 
+    def has(self, since: tuple[int, ...]) -> bool:
+        """Return whether it is of a version or a later one; one that tells none counts as later."""
+        return not self.version or self.version >= since
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
