@@ -84,7 +84,6 @@ class CloudHypervisorPlan:
             modules=resources.modules(
                 runner, "virtio_pci", *hybrid_vsock.modules(runner, facts)
             ),
-            disks=len(runner.system.layers) if vm.store_on_disk else 0,
             job=hybrid_vsock.JOB,
             credentials=resources.credential_disk(runner, facts),
         )  # fmt: skip
@@ -106,10 +105,7 @@ class CloudHypervisorPlan:
         # It starts a guest that reboots anew in the same process, without its helpers. A launcher
         # that sees a panic ends it: after a boot as fast as that there would be none to see.
         panic = "panic=0" if self.facts.watched else "panic=-1"
-        words = [f"console={console}", panic, "microvm.reboot=poweroff"]
-        if self.runner.microvm.hotplug_mem:
-            words.append("memhp_default_state=online_movable")
-        return tuple(words)
+        return (f"console={console}", panic, "microvm.reboot=poweroff")
 
     def _memory(self) -> str:
         vm = self.runner.microvm

@@ -127,7 +127,6 @@ class _Plan:
             modules=resources.modules(
                 runner, "virtio_pci", "virtio_console", *self._vsock_modules()
             ),
-            disks=len(runner.system.layers) if vm.store_on_disk else 0,
             job="tty:hvc1", credentials=credentials,
         )  # fmt: skip
         argv = [
@@ -159,7 +158,7 @@ class _Plan:
         )
 
     def _vsock_modules(self) -> tuple[str, ...]:
-        return () if self._vm.vsock.cid is None else ("vmw_vsock_virtio_transport",)
+        return () if self._vm.vsock.cid is None else (resources.VSOCK,)
 
     def _devices(self) -> list[str]:
         return [*self._disks(), *self._shares(), *self._interfaces(), *self._extras()]

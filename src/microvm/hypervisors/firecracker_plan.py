@@ -112,7 +112,6 @@ class FirecrackerPlan:
                 "virtio_pci" if self.pci else "virtio_mmio",
                 *hybrid_vsock.modules(runner, facts),
             ),
-            disks=len(runner.system.layers),
             job=hybrid_vsock.JOB,
             credentials=resources.credential_disk(runner, facts),
         )  # fmt: skip
@@ -131,8 +130,6 @@ class FirecrackerPlan:
             words.append("microvm.poweroff=reset")
         if not self.pci:
             words.append("pci=off")
-        if self.runner.microvm.hotplug_mem:
-            words.append("memhp_default_state=online_movable")
         return tuple(words)
 
     def _drives(self) -> list[Json]:

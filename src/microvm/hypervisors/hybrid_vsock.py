@@ -4,6 +4,7 @@ A host's program connects to `vsock.sock` and says `CONNECT PORT`; a guest's con
 (CID 2) at PORT arrives at `vsock.sock_PORT`. Both VMMs document it so (docs/vsock.md).
 """
 
+from microvm.hypervisors import resources
 from microvm.model import identity
 from microvm.model.facts import Facts
 from microvm.model.plan import JobEnd
@@ -13,6 +14,8 @@ SOCKET = "vsock.sock"
 JOB_PORT = 6977
 JOB = f"vsock:{JOB_PORT}"
 """The job stream as the guest names it."""
+JOB_SOCKET = f"{SOCKET}_{JOB_PORT}"
+"""Where it arrives at the host."""
 
 
 def cid(runner: Runner, facts: Facts) -> int | None:
@@ -27,19 +30,14 @@ def sockets(runner: Runner, facts: Facts) -> tuple[str, ...]:
     """Return the sockets that there will be."""
     if cid(runner, facts) is None:
         return ()
-    return (SOCKET, job_socket()) if facts.job else (SOCKET,)
-
-
-def job_socket() -> str:
-    """Return the socket at which a job's stream arrives."""
-    return f"{SOCKET}_{JOB_PORT}"
+    return (SOCKET, JOB_SOCKET) if facts.job else (SOCKET,)
 
 
 def job_end(facts: Facts) -> JobEnd | None:
     """Return the host's end of the job stream, if there is a job."""
-    return JobEnd(kind="listen", socket=job_socket()) if facts.job else None
+    return JobEnd(kind="listen", socket=JOB_SOCKET) if facts.job else None
 
 
 def modules(runner: Runner, facts: Facts) -> tuple[str, ...]:
     """Return the guest's modules for it."""
-    return () if cid(runner, facts) is None else ("vmw_vsock_virtio_transport",)
+    return () if cid(runner, facts) is None else (resources.VSOCK,)

@@ -19,24 +19,28 @@ def kernel_line(
     *,
     own: tuple[str, ...],
     modules: tuple[str, ...],
-    disks: int,
-    job: str | None,
+    job: str,
+    disks: int | None = None,
     credentials: CredentialDisk | None = None,
     late: tuple[str, ...] = (),
 ) -> str:
-    """Return the kernel command line.
+    """Return the kernel command line. Raises `SpecError` when it is longer than the kernel takes.
 
-    `own`: the hypervisor's parameters. `disks`: disks before the first volume, for those that are
-    found by position. `job`: the job stream as the guest names it. `credentials`: the disk that
-    has them. `late`: the hypervisor's parameters that win over the guest's.
+    `own`: the hypervisor's parameters. `job`: the job stream as the guest names it. `disks`: disks
+    before the first volume, where they are not the root's layers. `credentials`: the disk that has
+    them. `late`: the hypervisor's parameters that win over the guest's.
     """
     microvm = runner.microvm
-    words = [
-        *own,
+    if disks is None:
+        disks = len(runner.system.layers) if microvm.store_on_disk else 0
+    words = list(own)
+    if microvm.hotplug_mem:  # what is plugged in is used by itself, and can be taken out again
+        words.append("memhp_default_state=online_movable")
+    words += [
         f"microvm.modules={','.join(modules)}",
         f"microvm.layers={','.join(_layers(runner))}",
+        f"microvm.root={_root(runner, facts, disks)}",
     ]
-    words.append(f"microvm.root={_root(runner, facts, disks)}")
     places = [
         f"{index}:{disk_name(disks + index)}"
         for index in facts.positions
@@ -49,7 +53,7 @@ def kernel_line(
     words.append(f"systemd.machine_id={facts.machine_id}")
     if credentials:
         words.append(f"microvm.credentials={credentials.machine_id}")
-    if facts.job and job:
+    if facts.job:
         words += [f"microvm.job={job}", "systemd.mask=microvm-console.service"]
     if microvm.interfaces:
         words.append("microvm.online")
@@ -59,7 +63,8 @@ def kernel_line(
     line = " ".join((*words, *runner.system.kernel_params, *late, *microvm.kernel_params))
     if len(line) > LIMIT:
         message = f"the kernel command line has {len(line)} bytes, the kernel takes {LIMIT}"
-        raise SpecError([Problem(where="kernel_params", message=message)])
+        hint = "say less in kernel_params, or use fewer volumes"
+        raise SpecError([Problem(where="kernel_params", message=message, hint=hint)])
     return line
 
 

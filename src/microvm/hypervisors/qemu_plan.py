@@ -55,15 +55,14 @@ class QemuPlan:
         self._machine()
         self._root()
         self._disks()
-        for index, share in enumerate(vm.shares):
-            self._share(index, share)
+        for share in vm.shares:
+            self._share(share)
         for interface in vm.interfaces:
             self._interface(interface)
         self._extras()
         line = kernel_line(
             runner, facts,
-            own=self._own_parameters(), modules=self._modules(),
-            disks=len(runner.system.layers) if vm.store_on_disk else 0, job=f"port:{JOB_PORT}",
+            own=self._own_parameters(), modules=self._modules(), job=f"port:{JOB_PORT}",
         )  # fmt: skip
         self.argv += [
             "-kernel", resources.kernel(runner, facts),
@@ -174,7 +173,7 @@ class QemuPlan:
     def _modules(self) -> tuple[str, ...]:
         transport = "virtio_pci" if self.pci else "virtio_mmio"
         job = ("virtio_console",) if self.facts.job else ()
-        vsock = ("vmw_vsock_virtio_transport",) if self.runner.microvm.vsock.cid is not None else ()
+        vsock = (resources.VSOCK,) if self.runner.microvm.vsock.cid is not None else ()
         return resources.modules(self.runner, transport, *job, *vsock)
 
     def _cpu(self) -> str:
@@ -185,8 +184,6 @@ class QemuPlan:
     def _own_parameters(self) -> tuple[str, ...]:
         console = "ttyAMA0" if self.machine == "virt" else "ttyS0"
         words = [f"console={console}"] if self.runner.microvm.qemu.serial_console else []
-        if self.runner.microvm.hotplug_mem:
-            words.append("memhp_default_state=online_movable")
         # A triple fault is the reset that every machine type has; -1: at once.
         return (*words, "reboot=t", "panic=-1") if self.machine != "virt" else (*words, "panic=-1")
 
@@ -216,7 +213,7 @@ class QemuPlan:
         for disk in resources.disks(self.runner, self.facts):
             self._disk(disk)
 
-    def _share(self, index: int, share: Share) -> None:
+    def _share(self, share: Share) -> None:
         source = resources.in_project(share.source, self.facts)
         if share.proto == "virtiofs":
             self._virtiofs(share, source, mapped=False)

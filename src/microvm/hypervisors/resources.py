@@ -16,6 +16,14 @@ from microvm.model.plan import (
 )
 from microvm.model.runner import Runner
 
+CREDENTIALS = "credentials.img"
+STORE_TAG = "microvm-layer{}"
+"""Mount tag of a layer that is served as a directory."""
+VSOCK = "vmw_vsock_virtio_transport"
+"""The guest's module for vsock."""
+FIRST_DESCRIPTOR = 200
+"""Number of the first descriptor that a VMM inherits: above what a launcher has open."""
+
 
 def common_plan(runner: Runner, facts: Facts, control: str, *, queues: int = 1) -> LaunchPlan:
     """Return what every plan has; a back end replaces the rest of it, argv first of all."""
@@ -40,7 +48,7 @@ class Disk:
     """One virtio disk, in the order in which the guest gets them."""
 
     name: str
-    """`layerN` or `volumeN`."""
+    """`layerN`, `volumeN` or `credentials`."""
     path: str
     """Image or block device; relative to the state directory."""
     read_only: bool
@@ -64,9 +72,6 @@ def disks(runner: Runner, facts: Facts) -> list[Disk]:
         for index, volume in enumerate(vm.volumes)
     ]  # fmt: skip
     return layers + volumes
-
-
-CREDENTIALS = "credentials.img"
 
 
 def credential_disk(runner: Runner, facts: Facts) -> CredentialDisk | None:
@@ -128,10 +133,6 @@ def macvtaps(runner: Runner, facts: Facts) -> tuple[MacvtapPlan, ...]:
         for interface in runner.microvm.interfaces
         if interface.macvtap
     )
-
-
-FIRST_DESCRIPTOR = 200
-"""Number of the first descriptor that a VMM inherits: above what a launcher has open."""
 
 
 def opened(runner: Runner, *, queues: int = 1) -> tuple[Opened, ...]:
@@ -217,7 +218,3 @@ def layer_shares(runner: Runner, facts: Facts) -> list[Share]:
         )
         for index, layer in enumerate(() if vm.store_on_disk else runner.system.layers)
     ]  # fmt: skip
-
-
-STORE_TAG = "microvm-layer{}"
-"""Mount tag of a layer that is served as a directory."""
