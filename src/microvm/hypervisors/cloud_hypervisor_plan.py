@@ -111,7 +111,7 @@ class CloudHypervisorPlan:
         vm = self.runner.microvm
         text = f"size={vm.mem}M"
         # vhost-user needs memory that another process sees; such pages can't be merged.
-        text += ",shared=on" if shares.any_served(vm) else ",mergeable=on"
+        text += ",shared=on" if vm.uses("virtiofs") else ",mergeable=on"
         if vm.hugepage_mem:
             text += ",hugepages=on"
             if self.facts.hugepage_kib:  # else it asks a mounted /dev/hugepages

@@ -64,7 +64,7 @@ class Kvmtool(Hypervisor):
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its command line and its devices can't say."""
         return [
-            *limits.kernel_for_9p(microvm), *_disk_problems(microvm), *_share_problems(microvm),
+            *limits.kernel(microvm), *_disk_problems(microvm), *_share_problems(microvm),
             *_other_problems(microvm),
         ]  # fmt: skip
 
@@ -88,16 +88,16 @@ def _disk_problems(vm: MicroVM) -> list[Problem]:
         message = f"{used} disks with the root's; kvmtool takes {DISKS}"
         hint = "use fewer, larger volumes, or another hypervisor"
         problems.append(Problem(where="volumes", message=message, hint=hint))
-    problems += [
-        Problem(
-            where=f"volumes.{index}.image",
-            message="kvmtool's command line can't name a path with a comma",
-            hint="rename it, or use another hypervisor",
-        )
-        for index, volume in enumerate(vm.volumes)
-        if "," in volume.image
-    ]
+    for index, volume in enumerate(vm.volumes):
+        problems += _comma(f"volumes.{index}.image", volume.image)
     return problems
+
+
+def _comma(where: str, path: str) -> list[Problem]:
+    if "," not in path:
+        return []
+    message = "kvmtool's command line can't name a path with a comma"
+    return [Problem(where=where, message=message, hint="rename it, or use another hypervisor")]
 
 
 def _share_problems(vm: MicroVM) -> list[Problem]:
@@ -120,23 +120,12 @@ def _share_problems(vm: MicroVM) -> list[Problem]:
                     hint="leave it out, or use qemu",
                 )
             )
-        if "," in share.source:
-            problems.append(
-                Problem(
-                    where=f"{key}.source",
-                    message="kvmtool's command line can't name a path with a comma",
-                    hint="rename it, or use another hypervisor",
-                )
-            )
+        problems += _comma(f"{key}.source", share.source)
     return problems
 
 
 def _other_problems(vm: MicroVM) -> list[Problem]:
     problems = []
-    if vm.vcpu > 1 and vm.system.kernel == "cloud":
-        message = f"{vm.vcpu} virtual CPUs; the cloud kernel finds one of kvmtool's (no MP table)"
-        hint = "leave system.kernel out, or say generic"
-        problems.append(Problem(where="vcpu", message=message, hint=hint))
     if vm.balloon and vm.deflate_on_oom:
         problems.append(
             Problem(
@@ -152,7 +141,7 @@ def _other_problems(vm: MicroVM) -> list[Problem]:
         problems.append(
             Problem(
                 where="socket",
-                message="kvmtool chooses the place of its socket: .lkvm/vm.sock",
+                message=f"kvmtool chooses the place of its socket: {Kvmtool.control_socket}",
                 hint="leave it out",
             )
         )

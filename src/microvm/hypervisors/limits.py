@@ -31,13 +31,24 @@ def hotplug(microvm: MicroVM) -> Iterator[Problem]:
             yield Problem(where=key, message=message, hint=f"say {near}")
 
 
-def kernel_for_9p(microvm: MicroVM) -> Iterator[Problem]:
-    """Refuse 9p with a kernel that has none."""
-    root = not microvm.store_on_disk and microvm.store_proto == "9p"
-    wanted = root or any(share.proto == "9p" for share in microvm.shares)
-    if wanted and microvm.system.kernel == "cloud":
-        yield Problem(
-            where="system.kernel",
-            message="the cloud kernel has no 9p, which a share needs",
-            hint='leave it out, say "generic", or use virtiofs where the hypervisor has it',
-        )
+def kernel(microvm: MicroVM) -> Iterator[Problem]:
+    """Refuse Debian's cloud kernel where it is declared with what it lacks."""
+    if microvm.system.kernel == "cloud":
+        yield from lacks_of_cloud_kernel(microvm)
+
+
+def lacks_of_cloud_kernel(microvm: MicroVM) -> Iterator[Problem]:
+    """Yield what Debian's cloud kernel lacks of what is declared; the generic one has it."""
+    hint = 'leave system.kernel out, or say "generic"'
+    if microvm.uses("9p"):
+        message = "the cloud kernel has no 9p, which a share needs"
+        otherwise = f"{hint}, or use virtiofs where the hypervisor has it"
+        yield Problem(where="system.kernel", message=message, hint=otherwise)
+    if any(device.bus == "usb" for device in microvm.devices):
+        message = "the cloud kernel has no USB, which a device needs"
+        yield Problem(where="system.kernel", message=message, hint=hint)
+    if microvm.hypervisor == "kvmtool" and microvm.vcpu > 1:
+        # It has no parser of MP tables, by which alone kvmtool tells of CPUs without ACPI.
+        cpus = f"{microvm.vcpu} virtual CPUs"
+        message = f"{cpus}; the cloud kernel finds one of kvmtool's (no MP table)"
+        yield Problem(where="vcpu", message=message, hint=hint)

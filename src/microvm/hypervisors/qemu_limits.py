@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from microvm.errors import Problem
 from microvm.hypervisors import virtiofsd
-from microvm.hypervisors.limits import hotplug, kernel_for_9p
-from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
+from microvm.hypervisors.limits import hotplug, kernel
+from microvm.hypervisors.qemu_devices import USB_KEYS
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
 
@@ -34,7 +34,7 @@ def limits(microvm: MicroVM) -> Iterator[Problem]:
     yield from _ports(microvm)
     yield from _machine(microvm)
     yield from _names(microvm)
-    yield from kernel_for_9p(microvm)
+    yield from kernel(microvm)
     yield from _shares_9p(microvm)
 
 
@@ -137,12 +137,6 @@ def _passed_through(microvm: MicroVM) -> Iterator[Problem]:
             message = f"{device.path} is no PCI address"
             hint = "such as 0000:03:00.0 (`lspci -D`)"
             yield Problem(where=f"devices.{index}.path", message=message, hint=hint)
-    if has_usb(microvm) and microvm.system.kernel == "cloud":
-        yield Problem(
-            where="system.kernel",
-            message="the cloud kernel has no USB, which a device needs",
-            hint='leave it out, or say "generic"',
-        )
 
 
 def _ports(microvm: MicroVM) -> Iterator[Problem]:
@@ -170,8 +164,9 @@ def _names(microvm: MicroVM) -> Iterator[Problem]:
     for index, interface in enumerate(microvm.interfaces):
         if not interface.id[:1].isalpha():
             message = f"{interface.id}: an id of qemu begins with a letter"
-            yield Problem(where=f"interfaces.{index}.id", message=message)
+            yield Problem(where=f"interfaces.{index}.id", message=message, hint="name another one")
     for name in microvm.credential_files:
         if len(name) > CREDENTIAL_NAME:
             message = f"qemu takes {CREDENTIAL_NAME} characters of a credential's name"
-            yield Problem(where=f"credential_files.{name}", message=message)
+            hint = "name it shorter, or use another hypervisor"
+            yield Problem(where=f"credential_files.{name}", message=message, hint=hint)

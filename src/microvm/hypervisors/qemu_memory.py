@@ -1,6 +1,5 @@
 """A guest's memory as qemu is told of it: at boot, what can be plugged in, and the balloon."""
 
-from microvm.hypervisors import shares
 from microvm.model.declaration import MicroVM
 
 START = ".start"
@@ -15,7 +14,7 @@ def memory_size(vm: MicroVM) -> str:
 
 def memory_backend(vm: MicroVM, name: str, size_mib: int) -> str:
     """Return a piece of memory of the kind that the guest gets."""
-    shared = vm.hugepage_mem or shares.any_served(vm)  # vhost-user: another process has to see it
+    shared = vm.hugepage_mem or vm.uses("virtiofs")  # vhost-user: another process has to see it
     kind, more = ("memfd", ",share=on") if shared else ("ram", "")
     huge = ",hugetlb=on" if vm.hugepage_mem else ""
     return f"memory-backend-{kind},id={name},size={size_mib}M{more}{huge}"

@@ -117,7 +117,7 @@ class QemuPlan:
     @property
     def shared_memory(self) -> bool:
         """Whether a helper has to see the guest's memory (vhost-user)."""
-        return shares.any_served(self.runner.microvm)
+        return self.runner.microvm.uses("virtiofs")
 
     def device(self, kind: str, properties: str = "") -> None:
         """Add a virtio device on the machine's transport."""

@@ -166,16 +166,13 @@ def modules(runner: Runner, transport: str, *more: str) -> tuple[str, ...]:
     vm = runner.microvm
     # libcrc32c asks the crypto layer for crc32c while it loads; modules.dep does not say so.
     found = [transport, "crc32c_generic", "overlay"]
-    protocols = {share.proto for share in vm.shares}
     if vm.store_on_disk:
         found += ["virtio_blk", vm.store_disk_type]
-    else:
-        protocols.add(vm.store_proto)
     if vm.volumes or vm.credential_files:
         found.append("virtio_blk")
-    if "virtiofs" in protocols:
+    if vm.uses("virtiofs"):
         found.append("virtiofs")
-    if "9p" in protocols:
+    if vm.uses("9p"):
         found += ["9pnet_virtio", "9p"]
     if vm.balloon:
         found.append("virtio_balloon")

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from microvm.hypervisors import resources
 from microvm.hypervisors.virtiofsd import PROGRAM, virtiofsd
-from microvm.model.declaration import MicroVM
 from microvm.model.devices import Share
 from microvm.model.facts import Facts
 from microvm.model.plan import Helper
@@ -19,13 +18,6 @@ class Served:
     socket: str
     """Relative to the state directory."""
     helper: Helper
-
-
-def any_served(vm: MicroVM) -> bool:
-    """Return whether some share is served by virtiofsd, which has to see the guest's memory."""
-    return any(share.proto == "virtiofs" for share in vm.shares) or (
-        not vm.store_on_disk and vm.store_proto == "virtiofs"
-    )
 
 
 def served(runner: Runner, facts: Facts) -> list[Served]:
@@ -48,18 +40,20 @@ def serve(runner: Runner, facts: Facts, share: Share, source: str, *, mapped: bo
     options = runner.microvm.virtiofsd
     program = facts.programs[PROGRAM]
     socket = share.socket or f"virtiofs-{share.tag}.sock"
-    ids = "store" if mapped else ""
-    if not mapped and not facts.root and program.flavour == "c":
-        ids = "own"  # the C implementation wants to be root of something
-    frozen = None
-    if mapped or (share.read_only and program.flavour == "c"):
-        ids, frozen = ids or "host", source  # the C one has no option for that
+    is_c = program.flavour == "c"
+    frozen = mapped or (share.read_only and is_c)  # the C one has no option for that
+    if mapped:
+        ids = "store"
+    elif is_c and not facts.root:
+        ids = "own"  # it wants to be root of something
+    else:
+        ids = "host" if frozen else ""
     helper = Helper(
         name=f"virtiofsd-{share.tag}",
         argv=virtiofsd(program, share, source, options, mapped=mapped),
         socket=socket,
         ids=ids,
         socket_group=options.group,
-        read_only=frozen,
+        read_only=source if frozen else None,
     )
     return Served(tag=share.tag, socket=socket, helper=helper)

@@ -22,6 +22,7 @@ from microvm.model.devices import (
     ForwardPort,
     Graphics,
     Interface,
+    Protocol,
     Share,
     Volume,
     Vsock,
@@ -153,3 +154,8 @@ class MicroVM:
     """Options of kvmtool."""
     virtiofsd: VirtiofsdOptions = field(default_factory=VirtiofsdOptions)
     """Options of virtiofsd."""
+
+    def uses(self, protocol: Protocol) -> bool:
+        """Return whether a share, or the root itself, reaches the guest that way."""
+        root = not self.store_on_disk and self.store_proto == protocol
+        return root or any(share.proto == protocol for share in self.shares)

@@ -14,6 +14,7 @@ from microvm.guests.debian.resolve import architecture, kernel_flavour
 from microvm.guests.debian.sources import describe
 from microvm.host import files
 from microvm.host.namespace import Bind, run_inside
+from microvm.hypervisors.limits import lacks_of_cloud_kernel
 from microvm.model.codec import to_plain
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import GuestSystem, Layer, LockedPackage, SystemLock
@@ -74,9 +75,8 @@ class Builder:
         }
         if flavour in ("cloud", "generic"):
             if flavour == "generic" and self._microvm.system.kernel is None:
-                why = (
-                    "the generic kernel: the cloud kernel has no 9p, no USB, and one CPU on kvmtool"
-                )
+                lacks = "; ".join(p.message for p in lacks_of_cloud_kernel(self._microvm))
+                why = f"the generic kernel: {lacks}"
                 self._progress(Event(step="kernel", detail=why, note=True))
             return self._layer("kernel", "build_kernel", inputs, packages)
         directory = self._project_dir / flavour

@@ -14,6 +14,7 @@ from microvm.guests.debian.configuration import guest_key
 from microvm.guests.debian.lists import Lists
 from microvm.guests.debian.sources import KEYRINGS, Source, distribution, sources
 from microvm.host import files, process
+from microvm.hypervisors.limits import lacks_of_cloud_kernel
 from microvm.model.codec import to_plain
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import LockedLayer, LockedPackage, SystemLock
@@ -44,13 +45,7 @@ def kernel_flavour(microvm: MicroVM) -> str:
     """Return `cloud`, `generic` or the directory of the kernel that this MicroVM boots."""
     if microvm.system.kernel is not None:
         return microvm.system.kernel
-    needs_9p = any(share.proto == "9p" for share in microvm.shares) or (
-        not microvm.store_on_disk and microvm.store_proto == "9p"
-    )
-    # The cloud kernel has no MP table parser, the only way to kvmtool's further CPUs.
-    needs_mp_table = microvm.hypervisor == "kvmtool" and microvm.vcpu > 1
-    needs_usb = any(device.bus == "usb" for device in microvm.devices)
-    return "generic" if needs_9p or needs_mp_table or needs_usb else "cloud"
+    return "generic" if any(lacks_of_cloud_kernel(microvm)) else "cloud"
 
 
 def request(microvm: MicroVM, shared_packages: Sequence[str], project_dir: Path) -> str:
