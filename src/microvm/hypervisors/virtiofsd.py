@@ -14,6 +14,7 @@ from microvm.model.options import VirtiofsdOptions
 
 PROGRAM = "virtiofsd"
 PLACES = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib/virtiofsd")
+"""Directories where distributions put it, which is on nobody's PATH."""
 READ_ONLY_SINCE = (1, 13)
 
 _NEWER = "install virtiofsd 1.x"

@@ -8,11 +8,14 @@ from typing import Literal
 
 from microvm.errors import MicroVMError
 from microvm.host import facts, namespace, places, process
-from microvm.hypervisors import Hypervisor, hypervisor
+from microvm.hypervisors import Hypervisor, hypervisor, virtiofsd
 from microvm.model.declaration import HypervisorKind
 from microvm.model.facts import dotted
 
 LOW_SPACE = 2 << 30
+"""Bytes free at the store; with less, the next build may find no room."""
+
+Lack = Literal["lacking", "broken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,14 +23,14 @@ class Finding:
     """One thing that was looked at."""
 
     topic: str
-    state: Literal["good", "lacking", "broken"]
+    state: Literal["good"] | Lack
     """`broken`: no guest can be built or run; `lacking`: some features can't be used."""
     text: str
     mend: str | None = None
     """Command that mends it."""
 
 
-_PROGRAMS = (
+_PROGRAMS: tuple[tuple[str, str, Lack, str], ...] = (
     ("mmdebstrap", "mmdebstrap", "broken", "Debian guests"),
     ("apt-get", "apt", "broken", "Debian guests"),
     ("dpkg-deb", "dpkg", "broken", "Debian guests"),
@@ -42,6 +45,7 @@ _PROGRAMS = (
     ("mkfs.vfat", "dosfstools", "lacking", "vfat volumes"),
     ("git", "git", "lacking", "projects in Git"),
 )
+"""Programs, the Debian package of each, what it means when they are missing, what needs them."""
 
 
 def examine(store: Path) -> list[Finding]:
@@ -121,10 +125,9 @@ def _programs() -> Iterator[Finding]:
         if found:
             yield Finding(topic=name, state="good", text=str(found))
         else:
-            grade: Literal["lacking", "broken"] = "broken" if state == "broken" else "lacking"
             yield Finding(
                 topic=name,
-                state=grade,
+                state=state,
                 text=f"missing; needed for {purpose}",
                 mend=f"sudo apt install {package}",
             )
@@ -145,19 +148,18 @@ def _keyrings() -> Iterator[Finding]:
 
 
 def _virtiofsd() -> Iterator[Finding]:
-    found_in = ("/usr/libexec", "/usr/lib/qemu", "/usr/lib/virtiofsd")
     try:
-        found = facts.program("virtiofsd", None, found_in)
+        found = facts.program(virtiofsd.PROGRAM, None, virtiofsd.PLACES)
     except MicroVMError:
         yield Finding(
-            topic="virtiofsd",
+            topic=virtiofsd.PROGRAM,
             state="lacking",
             text="missing; needed for virtiofs shares",
             mend="sudo apt install virtiofsd    # Debian 12: qemu-system-common",
         )
         return
     kind = "the old C one" if found.flavour == "c" else "the Rust one"
-    yield Finding(topic="virtiofsd", state="good", text=f"{kind}, at {found.path}")
+    yield Finding(topic=virtiofsd.PROGRAM, state="good", text=f"{kind}, at {found.path}")
 
 
 def _vmm(backend: Hypervisor, store: Path) -> Finding:
@@ -165,7 +167,7 @@ def _vmm(backend: Hypervisor, store: Path) -> Finding:
     installed = places.installed(store, backend.program)
     path = process.find_program(backend.program, installed)
     # Without qemu no example of ours runs; the others are a choice.
-    state: Literal["lacking", "broken"] = "broken" if backend.name == "qemu" else "lacking"
+    state: Lack = "broken" if backend.name == "qemu" else "lacking"
     if path is None:
         text = f"{backend.program} is missing"
         mend = f"microvm hypervisors install {backend.name}"

@@ -8,8 +8,8 @@ from pathlib import Path
 from microvm.errors import HostError, SpecError, StateError
 from microvm.host import facts as host_facts
 from microvm.host import files, linux, places, volumes
-from microvm.hypervisors import hypervisor, resources
-from microvm.hypervisors.virtiofsd import PLACES
+from microvm.hypervisors import Hypervisor, hypervisor, resources, virtiofsd
+from microvm.hypervisors.features import Feature
 from microvm.model.codec import from_plain
 from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.identity import machine_id
@@ -59,10 +59,10 @@ def gather(
     declared = backend.declared_program(microvm)
     vmm = host_facts.program(backend.program, declared, installed, dry=dry)
     programs: dict[str, Program] = {backend.program: vmm}
-    shared = [share for share in microvm.shares if share.proto == "virtiofs"]
-    if shared or (not microvm.store_on_disk and microvm.store_proto == "virtiofs"):
-        found = host_facts.program("virtiofsd", microvm.virtiofsd.program, PLACES, dry=dry)
-        programs["virtiofsd"] = found
+    if microvm.uses("virtiofs"):
+        declared = microvm.virtiofsd.program
+        found = host_facts.program(virtiofsd.PROGRAM, declared, virtiofsd.PLACES, dry=dry)
+        programs[virtiofsd.PROGRAM] = found
     for share in microvm.shares:
         if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
             raise HostError(
@@ -75,7 +75,7 @@ def gather(
         host_facts.host_id(state_dir, dry=dry), runner.name, str(state_dir)
     )
     return Facts(
-        accelerator=_accelerator(runner, vmm, kernel, dry=dry),
+        accelerator=_accelerator(backend, runner, vmm, kernel, dry=dry),
         programs=programs,
         state_dir=str(state_dir),
         project_dir=str(project_dir),
@@ -96,11 +96,13 @@ def gather(
     )
 
 
-def _accelerator(runner: Runner, vmm: Program, kernel: Path, *, dry: bool) -> Accelerator:
-    """Return how virtual CPUs are run: only qemu can do without KVM."""
-    if runner.microvm.hypervisor == "qemu":
+def _accelerator(
+    backend: Hypervisor, runner: Runner, vmm: Program, kernel: Path, *, dry: bool
+) -> Accelerator:
+    """Return how virtual CPUs are run."""
+    if backend.support(Feature.ACCEL_TCG).available:
         return host_facts.accelerator(vmm, kernel, runner.microvm.accel, dry=dry)
-    return host_facts.kvm_only(runner.microvm.hypervisor, dry=dry)
+    return host_facts.kvm_only(backend.name, dry=dry)
 
 
 def plan(
@@ -142,8 +144,7 @@ def terminal_of(descriptor: int) -> tuple[int, int, str] | None:
     name = os.environ.get("TERM", "")
     if found is None or not name.replace("-", "").replace(".", "").isalnum():
         return None
-    # The guest knows the common ones; an unknown name would break its programs.
-    known = (
-        name if name in ("xterm", "xterm-256color", "screen", "tmux", "linux", "vt220") else "vt220"
-    )
-    return (*found, "xterm-256color" if name.startswith(("xterm", "tmux", "screen")) else known)
+    # The guest knows few of them; an unknown name would break its programs.
+    if name.startswith(("xterm", "tmux", "screen")):
+        return (*found, "xterm-256color")
+    return (*found, "linux" if name == "linux" else "vt220")
