@@ -1,4 +1,4 @@
-"""A connection to a Unix socket that appears when its server is ready."""
+"""Unix sockets: connections to them, who listens there, and listening oneself."""
 
 import os
 import shutil
@@ -6,10 +6,11 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from microvm.errors import HostError
+from microvm.host import files
 
 LIMIT = 107
 """Bytes of a socket's path (unix(7): sun_path less the final NUL)."""
@@ -101,24 +102,36 @@ def remove_stale(path: Path) -> None:
 def listening(path: Path, group: str | None) -> Iterator[int]:
     """Yield the descriptor of a socket that listens at `path`; the path goes with the block.
 
-    Raises `HostError`.
+    `group` may connect too. What is at `path` already stays. Raises `HostError`.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with address(path) as name:
-            listener.bind(name)
-        path.chmod(0o660 if group else 0o600)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        try:
+            with address(path) as name:
+                listener.bind(name)
+            stack.callback(path.unlink, missing_ok=True)
+            path.chmod(0o660 if group else 0o600)
+            listener.listen(1)
+        except OSError as error:
+            raise files.explain(error, f"listen on {path}") from error
         if group:
-            shutil.chown(path, group=group)
-        listener.listen(1)
+            _give(path, group)
         yield listener.fileno()
+
+
+def _give(path: Path, group: str) -> None:
+    try:
+        shutil.chown(path, group=group)
     except LookupError as error:
-        raise HostError(f"the host has no group {group} for {path.name}") from error
-    finally:
-        path.unlink(missing_ok=True)
-        listener.close()
+        message = f"the host has no group {group} for {path}"
+        raise HostError(message, hint="make it (groupadd), or name another one") from error
+    except OSError as error:
+        raise HostError(
+            f"could not give {path} to the group {group}: {error.strerror}",
+            hint="join that group, or name one that you are in (`groups` lists them)",
+        ) from error
 
 
-def relative_length_ok(path: str) -> bool:
-    """Return whether a socket's path fits, as it is handed over."""
+def fits(path: str) -> bool:
+    """Return whether a socket's path is short enough to be handed to a program as it is."""
     return len(os.fsencode(path)) <= LIMIT

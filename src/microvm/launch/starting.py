@@ -93,7 +93,7 @@ def prepare(
 ) -> list[int]:
     """Write files, remove stale sockets, make and lock volumes; return descriptors to pass on."""
     for name in (*plan.sockets, *(helper.socket for helper in plan.helpers)):
-        if not stream.relative_length_ok(name):
+        if not stream.fits(name):
             raise HostError(
                 f"the socket path {name} is longer than {stream.LIMIT} bytes",
                 hint="name a shorter one; relative paths start at the state directory",
