@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,26 @@ def test_root_in_it_is_the_user_and_others_are_the_users_subordinate_ids():
         assert (place / "other").stat().st_uid == int(lines[0][1]) + 33 - 1
     finally:
         shutil.rmtree(place)
+
+
+FAILING = """
+import sys
+from microvm.errors import MicroVMError
+from microvm.host.mapped import become_mapped
+from microvm.host.namespace import IdRange
+try:
+    become_mapped(["/bin/echo", "became"], IdRange(0xFFFFFFFF, 0xFFFFFFFF, 2), read_only=None)
+except MicroVMError as error:
+    print(f"{error} ({error.hint})")
+finally:
+    print("left")
+"""
+
+
+def test_maps_that_can_not_be_written_are_told_by_one_process():
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING], capture_output=True, check=False, text=True, timeout=50
+    )
+    assert "could not map the ids of a user namespace: " in done.stdout
+    assert "microvm doctor" in done.stdout
+    assert done.stdout.count("left") == 1, "the child that writes maps went on as its parent"

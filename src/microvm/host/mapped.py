@@ -1,13 +1,16 @@
 """Become a program in a user namespace of its own, where guests' trees have the guests' owners."""
 
 import os
+import select
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from microvm.errors import HostError
+from microvm.errors import HostError, MicroVMError
 from microvm.host import linux, process
 from microvm.host.namespace import IdRange, write_maps
+
+_GO = b"g"
 
 
 def become_mapped(argv: list[str], ids: IdRange | None, *, read_only: str | None) -> NoReturn:
@@ -67,20 +70,39 @@ def become_reader(
 
 
 def _unshare_mapped(ids: IdRange, *, with_own: bool = False) -> None:
-    """Enter new namespaces; a child that stays outside writes their maps."""
+    """Enter new namespaces; a child that stays outside writes their maps.
+
+    Raises `OSError`, and `HostError` with the child's words.
+    """
     ready_read, ready_write = os.pipe()
     done_read, done_write = os.pipe()
     parent = os.getpid()
     writer = os.fork()
     if writer == 0:
-        os.read(ready_read, 1)
-        write_maps(parent, ids, with_own=with_own)
-        os.write(done_write, b"g")
-        os._exit(0)
+        os.close(ready_write)  # so that it ends with a parent that doesn't get that far
+        _write_and_end(parent, ids, ready_read, done_write, with_own=with_own)
     linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
-    os.write(ready_write, b"g")
+    os.write(ready_write, _GO)
     os.close(done_write)
-    mapped = os.read(done_read, 1)
+    said = os.read(done_read, select.PIPE_BUF)
     os.waitpid(writer, 0)
-    if not mapped:
-        raise HostError("could not map the ids of a helper's user namespace")
+    if said != _GO:
+        why = said.decode(errors="replace") or "who does was killed"
+        raise HostError(
+            f"could not map the ids of a user namespace: {why}",
+            hint="microvm doctor tells what this host lacks",
+        )
+
+
+def _write_and_end(parent: int, ids: IdRange, ready: int, done: int, *, with_own: bool) -> NoReturn:
+    """Write the maps once the parent has its namespaces, and tell it; nothing else may follow."""
+    said = b""
+    try:
+        if os.read(ready, 1):
+            write_maps(parent, ids, with_own=with_own)
+            said = _GO
+    except (MicroVMError, OSError) as error:
+        said = str(error).encode()[: select.PIPE_BUF]
+    finally:
+        os.write(done, said)
+        os._exit(0)

@@ -24,13 +24,10 @@ def command(function: str, *words: str) -> tuple[str, ...]:
 
 
 def virtiofsd(argv: list[str]) -> NoReturn:
-    """Become virtiofsd as root of a namespace; `argv` is ids, read-only directory, its command.
-
-    The store is found from the path that it serves.
-    """
+    """Become virtiofsd as root of a namespace; `argv` is ids, read-only directory, its command."""
     ids, read_only, *words = argv
     try:
-        mapped.become_mapped(words, _range(ids, words), read_only=read_only or None)
+        mapped.become_mapped(words, _range(ids, read_only), read_only=read_only or None)
     except (MicroVMError, OSError) as error:
         _fail(error)
 
@@ -64,14 +61,13 @@ def _fail(error: Exception) -> NoReturn:
     os._exit(1)
 
 
-def _range(ids: str, words: list[str]) -> namespace.IdRange | None:
+def _range(ids: str, tree: str) -> namespace.IdRange | None:
+    """Return the map that `Helper.ids` names; a guest's tree is the read-only directory."""
     if ids == "host":
         return None
     if ids == "own":
         return namespace.IdRange(os.geteuid(), os.getegid(), 1)
-    served = next(word for word in words if "--shared-dir=" in word or "source=" in word)
-    path = served.partition("-dir=")[2] or served.partition("source=")[2].partition(",")[0]
-    return namespace.id_range(_store(path))
+    return namespace.id_range(_store(tree))
 
 
 def _store(tree: str) -> Path:
