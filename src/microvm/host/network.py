@@ -141,21 +141,21 @@ def open_macvtap(name: str, queues: int) -> int:
     Raises `HostError`.
     """
     path = _device(index(name) or 0)
-    try:
-        device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise files.explain(error, f"open the macvtap {name}") from error
-    try:
-        raw = fcntl.ioctl(device, _TUNGETIFF, bytes(32))
-        found = raw[:16].rstrip(b"\0").decode()
-        if found != name:  # /dev is common to network namespaces that number alike
-            raise HostError(f"{path} is the macvtap {found}, not {name}")
-        fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _tap_flags(queues)))
-    except (OSError, HostError) as error:
-        os.close(device)
-        if isinstance(error, HostError):
-            raise
-        raise files.explain(error, f"open the macvtap {name}") from error
+    with ExitStack() as stack:
+        try:
+            device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, device)
+            found = fcntl.ioctl(device, _TUNGETIFF, bytes(32))[:16].rstrip(b"\0").decode()
+            if found != name:  # /dev is common to network namespaces that number alike
+                raise HostError(
+                    f"{path} is the macvtap {found} of another network namespace, not {name}",
+                    hint="mount a devtmpfs of its own at /dev in this one",
+                )
+            request = struct.pack("16sH14x", name.encode(), _tap_flags(queues))
+            fcntl.ioctl(device, _TUNSETIFF, request)
+        except OSError as error:
+            raise files.explain(error, f"open the macvtap {name}") from error
+        stack.pop_all()
     return device
 
 

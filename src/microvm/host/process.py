@@ -124,20 +124,27 @@ def run(
         ) as popen:
             done = Completed(*_talk(popen, input, timeout_s), popen.returncode)
     except subprocess.TimeoutExpired as error:
-        raise DeadlineExceeded(
-            f"could not {what}: no end within {timeout_s:g} s: {replayable(words)}"
-            f"{last_words(error.stderr or error.stdout)}"
-        ) from error
+        raise _late(what, words, timeout_s, error.stderr or error.stdout) from error
     except OSError as error:
         raise HostError(f"could not {what}: {error.strerror}: {words[0]}") from error
     if check and done.returncode != 0:
-        raise CommandFailed(
-            f"could not {what}: {Path(words[0]).name} {ended(done.returncode)}: {replayable(words)}"
-            f"{last_words(done.stderr or done.stdout)}",
-            argv=words,
-            returncode=done.returncode,
-        )
+        raise _failed(what, words, done.returncode, done.stderr or done.stdout)
     return done
+
+
+def _late(doing: str, argv: list[str], timeout_s: float, said: bytes | None) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"could not {doing}: no end within {timeout_s:g} s: {replayable(argv)}{last_words(said)}"
+    )
+
+
+def _failed(doing: str, argv: list[str], returncode: int, said: bytes) -> CommandFailed:
+    how = f"{Path(argv[0]).name} {ended(returncode)}"
+    return CommandFailed(
+        f"could not {doing}: {how}: {replayable(argv)}{last_words(said)}",
+        argv=argv,
+        returncode=returncode,
+    )
 
 
 def _talk(
@@ -172,21 +179,13 @@ def run_in_root(
         ) as popen:
             said = _said(popen, Deadline(timeout_s))
     except subprocess.TimeoutExpired as error:
-        raise DeadlineExceeded(
-            f"could not {doing}: no end within {timeout_s:g} s: {replayable(words)}"
-            f"{last_words(error.output)}"
-        ) from error
+        raise _late(doing, words, timeout_s, error.output) from error
     except OSError as error:
         raise HostError(f"could not {doing}: {error.strerror}: {words[0]}") from error
     except subprocess.SubprocessError as error:  # whatever kept it from entering the root
         raise HostError(f"could not {doing}: could not enter {root}: {error}") from error
     if popen.returncode != 0:
-        raise CommandFailed(
-            f"could not {doing}: {Path(words[0]).name} {ended(popen.returncode)}: "
-            f"{replayable(words)}{last_words(said)}",
-            argv=words,
-            returncode=popen.returncode,
-        )
+        raise _failed(doing, words, popen.returncode, said)
 
 
 def _said(popen: "subprocess.Popen[bytes]", deadline: Deadline) -> bytes:
@@ -245,19 +244,12 @@ def pipe(first: Argv, second: Argv, *, timeout_s: float, doing: str) -> None:
                     env=env, check=False,
                 )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            raise DeadlineExceeded(
-                f"could not {doing}: no end within {timeout_s:g} s: {replayable(words[1])}"
-            ) from error
+            raise _late(doing, words[1], timeout_s, _tail(said)) from error
         except OSError as error:
             raise HostError(f"could not {doing}: {error.strerror}: {error.filename}") from error
         for argv, status in zip(words, (source.returncode, done.returncode), strict=True):
             if status != 0:
-                raise CommandFailed(
-                    f"could not {doing}: {Path(argv[0]).name} {ended(status)}: {replayable(argv)}"
-                    f"{last_words(_tail(said))}",
-                    argv=argv,
-                    returncode=status,
-                )
+                raise _failed(doing, argv, status, _tail(said))
 
 
 def _tail(output: IO[bytes]) -> bytes:
@@ -383,7 +375,10 @@ def kill(pid: int) -> None:
 def become(
     argv: Argv, *, env: Mapping[str, str] | None = None, name: str | None = None
 ) -> NoReturn:
-    """Replace this process by the program; `name` is shown in the process list as its argv[0]."""
+    """Replace this process by the program; `name` is shown in the process list as its argv[0].
+
+    Raises `HostError` when it can't be started.
+    """
     words = [os.fspath(word) for word in argv]
     shown = [name, *words[1:]] if name else words
     try:
