@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from microvm.errors import ApiError, UnsupportedOperation
-from microvm.hypervisors.control import Ballooning, Pausable
+from microvm.errors import ApiError
+from microvm.hypervisors.control import MIB, Ballooning, Pausable
 from microvm.hypervisors.socket_control import HttpControl
-
-MIB = 1 << 20
 
 
 class CloudHypervisorControl(HttpControl, Ballooning, Pausable):
@@ -26,10 +24,8 @@ class CloudHypervisorControl(HttpControl, Ballooning, Pausable):
     def set_memory(self, size_mib: int) -> None:
         """Plug in what goes beyond the memory at boot, or let the balloon take what is left."""
         memory, balloon = self._sizes()
-        wanted = size_mib * MIB
-        most = memory["size"] + (memory.get("hotplug_size") or 0)
-        if not 0 < wanted <= most:
-            raise ApiError(f"the guest can have 1 to {most // MIB} MiB, not {size_mib}")
+        wanted, most = size_mib * MIB, memory["size"] + (memory.get("hotplug_size") or 0)
+        self._must_fit(size_mib, most // MIB)
         plugged = max(wanted - memory["size"], 0)
         request = {}
         if plugged != (memory.get("hotplugged_size") or 0):
@@ -37,20 +33,17 @@ class CloudHypervisorControl(HttpControl, Ballooning, Pausable):
         if balloon is not None:
             request["desired_balloon"] = max(memory["size"] - wanted, 0)
         elif wanted < memory["size"]:
-            raise UnsupportedOperation(
-                f"without a balloon the guest keeps its {memory['size'] // MIB} MiB",
-                hint="set `balloon = true` and start it again",
-            )
+            raise self._needs_balloon(memory["size"] // MIB)
         if request:
             self._call("PUT", "/vm.resize", request)
 
     def _sizes(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Return MemoryConfig (sizes in bytes) and BalloonConfig of the running VM."""
         info = self._call("GET", "/vm.info")
         try:
             config = info["config"]
-            return {**config["memory"], "size": int(config["memory"]["size"])}, config.get(
-                "balloon"
-            )
+            memory = {**config["memory"], "size": int(config["memory"]["size"])}
+            return memory, config.get("balloon")
         except (KeyError, TypeError, ValueError) as error:
             raise ApiError(f"cloud-hypervisor told no memory size: {str(info)[:80]}") from error
 

@@ -2,6 +2,11 @@
 
 from abc import ABC, abstractmethod
 
+from microvm.errors import ApiError, UnsupportedOperation
+
+MIB = 1 << 20
+"""Bytes: what most VMMs are told sizes in."""
+
 
 class Control(ABC):
     """A running VMM at the other end of its control socket. Close it when done."""
@@ -34,7 +39,23 @@ class Ballooning(ABC):
 
     @abstractmethod
     def set_memory(self, size_mib: int) -> None:
-        """Leave the guest `size_mib` MiB of its memory. Raises `ApiError`, `DeadlineExceeded`."""
+        """Leave the guest `size_mib` MiB of its memory.
+
+        Raises `ApiError`, `DeadlineExceeded`, `UnsupportedOperation` where it takes a balloon.
+        """
+
+    def _must_fit(self, size_mib: int, most_mib: int) -> None:
+        if not 0 < size_mib <= most_mib:
+            raise ApiError(
+                f"the guest can have 1 to {most_mib} MiB, not {size_mib}",
+                hint="for more, raise `mem` and start it again",
+            )
+
+    def _needs_balloon(self, base_mib: int, why: str = "") -> UnsupportedOperation:
+        return UnsupportedOperation(
+            f"without a balloon the guest keeps its {base_mib} MiB{why}",
+            hint="set `balloon = true` and start it again",
+        )
 
 
 class Pausable(ABC):

@@ -4,10 +4,8 @@ from pathlib import Path
 
 from microvm.errors import ApiError, CommandFailed
 from microvm.host import process
-from microvm.hypervisors.control import Ballooning, Pausable
+from microvm.hypervisors.control import MIB, Ballooning, Pausable
 from microvm.hypervisors.socket_control import SocketControl
-
-MIB = 1 << 20
 
 
 class CrosvmControl(SocketControl, Ballooning, Pausable):
@@ -33,8 +31,7 @@ class CrosvmControl(SocketControl, Ballooning, Pausable):
 
     def set_memory(self, size_mib: int) -> None:
         """Set the balloon: crosvm's value is what the balloon takes, in bytes."""
-        if not 0 < size_mib <= self._mem_mib:
-            raise ApiError(f"the guest can have 1 to {self._mem_mib} MiB, not {size_mib}")
+        self._must_fit(size_mib, self._mem_mib)
         self._ask("balloon", str((self._mem_mib - size_mib) * MIB))
 
     def pause(self) -> None:

@@ -1,6 +1,6 @@
 """A running firecracker, by its HTTP API (src/firecracker/swagger/firecracker.yaml)."""
 
-from microvm.errors import ApiError, UnsupportedOperation
+from microvm.errors import ApiError
 from microvm.host import process, stream
 from microvm.hypervisors.control import Ballooning, Pausable
 from microvm.hypervisors.socket_control import HttpControl
@@ -31,13 +31,9 @@ class FirecrackerControl(HttpControl, Ballooning, Pausable):
             balloon = config.get("balloon")
         except (KeyError, TypeError, ValueError) as error:
             raise ApiError(f"firecracker told no memory size: {str(config)[:80]}") from error
-        if not 0 < size_mib <= base + region:
-            raise ApiError(f"the guest can have 1 to {base + region} MiB, not {size_mib}")
+        self._must_fit(size_mib, base + region)
         if size_mib < base and balloon is None:
-            raise UnsupportedOperation(
-                f"without a balloon the guest keeps its {base} MiB",
-                hint="set `balloon = true` and start it again",
-            )
+            raise self._needs_balloon(base)
         plugged = max(size_mib - base, 0)
         # It refuses requests that change nothing too, until the guest has its driver.
         if region and self._call("GET", "/hotplug/memory").get("requested_size_mib") != plugged:

@@ -45,8 +45,7 @@ class KvmtoolControl(SocketControl, Ballooning, Pausable):
 
     def set_memory(self, size_mib: int) -> None:
         """Take or give the difference: the protocol knows no absolute size."""
-        if not 0 < size_mib <= self._mem_mib:
-            raise ApiError(f"the guest can have 1 to {self._mem_mib} MiB, not {size_mib}")
+        self._must_fit(size_mib, self._mem_mib)
         record = self._state_dir / BALLOON
         with files.lock(record.with_suffix(".lock")):
             try:

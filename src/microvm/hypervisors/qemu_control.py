@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import ApiError, DeadlineExceeded, UnsupportedOperation
+from microvm.errors import ApiError, DeadlineExceeded
 from microvm.host.qmp import Qmp
-from microvm.hypervisors.control import Ballooning, Control, Pausable
-
-MIB = 1 << 20
+from microvm.hypervisors.control import MIB, Ballooning, Control, Pausable
 
 
 class QemuControl(Control, Ballooning, Pausable):
@@ -53,14 +51,10 @@ class QemuControl(Control, Ballooning, Pausable):
         wanted, base = size_mib * MIB, self._qmp.call("query-memory-size-summary")["base-memory"]
         region = self._region()
         most = base + (region["max-size"] if region else 0)
-        if not 0 < wanted <= most:
-            raise ApiError(f"the guest can have 1 to {most // MIB} MiB, not {size_mib}")
+        self._must_fit(size_mib, most // MIB)
         lack = self._lack_of_balloon()
         if lack and wanted < base:
-            raise UnsupportedOperation(
-                f"without a balloon the guest keeps its {base // MIB} MiB ({lack})",
-                hint="set `balloon = true` and start it again",
-            )
+            raise self._needs_balloon(base // MIB, f" ({lack})")
         plugged = max(wanted - base, 0)
         if region and plugged % (block := region["block-size"]):
             near, step = (base + plugged // block * block) // MIB, block // MIB

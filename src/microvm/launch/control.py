@@ -1,6 +1,7 @@
 """Talk to a running machine's VMM: shut the guest down, set its balloon."""
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 from microvm.errors import ApiError, UnsupportedOperation
@@ -10,16 +11,30 @@ from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Ballooning, Control
 from microvm.model.runner import Runner
 
+ANSWER_S = 10.0
+"""Time that a VMM has for each answer."""
+LOOK_S = 0.1
 
-def open_control(runner: Runner, state_dir: Path, *, timeout_s: float) -> Control:
-    """Return a handle on the machine that runs in `state_dir`. Raises `ApiError` if none does."""
+
+def open_control(runner: Runner, state_dir: Path) -> Control:
+    """Return a handle on the machine that runs in `state_dir`; close it when done.
+
+    Raises `ApiError` if none does.
+    """
     backend = hypervisor(runner.microvm.hypervisor)
-    path = state_dir / (runner.microvm.socket or backend.control_socket)
     declared = backend.declared_program(runner.microvm)
     program = process.find_program(declared or backend.program) or ""
     return backend.control(
-        path, timeout_s=timeout_s, program=str(program), mem_mib=runner.microvm.mem
+        _socket(runner, state_dir),
+        timeout_s=ANSWER_S,
+        program=str(program),
+        mem_mib=runner.microvm.mem,
     )
+
+
+def _socket(runner: Runner, state_dir: Path) -> Path:
+    microvm = runner.microvm
+    return state_dir / (microvm.socket or hypervisor(microvm.hypervisor).control_socket)
 
 
 def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> str:
@@ -27,24 +42,21 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
 
     Returns which of them ended it. Raises `ApiError` when no VMM answers.
     """
-    backend = hypervisor(runner.microvm.hypervisor)
     # A VMM that was killed leaves its socket.
-    if not stream.listens(state_dir / (runner.microvm.socket or backend.control_socket)):
+    if not stream.listens(_socket(runner, state_dir)):
         return "it is not running"
-    control = open_control(runner, state_dir, timeout_s=5)
-    whole, last = Deadline(timeout_s), Deadline(timeout_s / 3)
-    try:
-        refusal = _press(control, power_button=True)
-        if _gone(control, last):
-            return "the guest powered off"
-        refusal = _press(control, power_button=False) or refusal
-        if _gone(control, whole):
-            return "the guest powered off on Ctrl-Alt-Del"
-        control.quit()
-    except ApiError:
-        return "the VMM ended"
-    finally:
-        control.close()
+    whole, button = Deadline(timeout_s), Deadline(timeout_s / 3)
+    with closing(open_control(runner, state_dir)) as control:
+        try:
+            refusal = _press(control, power_button=True)
+            if _gone(control, button):
+                return "the guest powered off"
+            refusal = _press(control, power_button=False) or refusal
+            if _gone(control, whole):
+                return "the guest powered off on Ctrl-Alt-Del"
+            control.quit()
+        except ApiError:
+            return "the VMM ended"
     why = f" ({refusal})" if refusal else ""
     return f"the guest did not power off within {timeout_s:g} s{why}; the VMM was ended"
 
@@ -64,7 +76,7 @@ def _gone(control: Control, deadline: Deadline) -> bool:
     while not deadline.expired:
         if not control.alive():
             return True
-        time.sleep(0.1)
+        time.sleep(LOOK_S)
     return False
 
 
@@ -74,10 +86,7 @@ def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
         raise UnsupportedOperation(
             f"{runner.name} has no balloon", hint="set `balloon = true` and start it again"
         )
-    control = open_control(runner, state_dir, timeout_s=10)
-    try:
+    with closing(open_control(runner, state_dir)) as control:
         if not isinstance(control, Ballooning):
             raise UnsupportedOperation(f"{runner.microvm.hypervisor} has no balloon")
         control.set_memory(size_mib)
-    finally:
-        control.close()

@@ -11,12 +11,10 @@ from microvm.host import standard
 from microvm.launch import planning
 from microvm.model.plan import LaunchPlan
 
-USAGE = (
-    "usage: microvm-launch run|shutdown|balloon|tap-up|tap-down|macvtap-up|macvtap-down|"
-    "virtiofsd-run RUNNER [SIZE]\n"
-)
 PROJECT = "MICROVM_PROJECT"
 """Variable with the project directory, which relative sources of shares start at."""
+SHUTDOWN_S = 60.0
+"""What a guest has to shut down before its VMM is ended: `bin/microvm-shutdown` takes no option."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,13 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     standard.complete()
     words = sys.argv[1:] if argv is None else argv
     if len(words) < 2 or words[0] not in _VERBS:
-        sys.stderr.write(USAGE)
+        sys.stderr.write(f"usage: microvm-launch {'|'.join(_VERBS)} RUNNER [SIZE]\n")
         return 2
     try:
         return _VERBS[words[0]](_runner(Path(words[1]).resolve()), words[2:])
     except MicroVMError as error:
         hint = f"\n  {error.hint}" if error.hint else ""
-        sys.stderr.write(f"microvm-launch: {error}{hint}\n")
+        _say(f"{error}{hint}")
         return error.exit_code
 
 
@@ -72,8 +70,7 @@ def _say(text: str) -> None:
 def _shutdown(runner_dir: Path, rest: list[str]) -> int:
     from microvm.launch.control import shutdown_machine
 
-    said = shutdown_machine(planning.load_runner(runner_dir), Path.cwd(), timeout_s=60)
-    sys.stderr.write(f"microvm-launch: {said}\n")
+    _say(shutdown_machine(planning.load_runner(runner_dir), Path.cwd(), timeout_s=SHUTDOWN_S))
     return 0
 
 
