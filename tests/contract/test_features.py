@@ -212,8 +212,8 @@ LIMITS = [
     ("qemu", {"hotplug_mem": 128, "qemu": QemuOptions(machine="microvm")}, "qemu.machine"),
     ("cloud-hypervisor", {"hotplug_mem": 128, "hotplugged_mem": 3}, "hotplugged_mem"),
     *(
-        (kind, {"volumes": tuple(Volume(image=f"{n}", size=1) for n in range(24))}, "volumes")
-        for kind in ("cloud-hypervisor", "firecracker")
+        (kind, {"volumes": tuple(Volume(image=f"{n}", size=1) for n in range(25))}, "volumes")
+        for kind in ("cloud-hypervisor", "firecracker", "crosvm", "qemu")
     ),
     *(
         (

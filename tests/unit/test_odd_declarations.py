@@ -219,7 +219,7 @@ def test_a_machine_option_is_one_option_whatever_its_value():
 
 def test_the_room_for_kernel_parameters_is_there_with_every_slot_taken():
     declared = ("p" * (ROOM // 2 - 1),) * 2
-    volumes = tuple(Volume(image=f"/v{n}", size=1, auto_create=False) for n in range(18))
+    volumes = tuple(Volume(image=f"/v{n}", size=1, auto_create=False) for n in range(20))
     vm = MicroVM(
         volumes=(*volumes, Volume(image="/r", size=1, mount_point="/", fs_type="btrfs")),
         kernel_params=declared,
@@ -227,9 +227,10 @@ def test_the_room_for_kernel_parameters_is_there_with_every_slot_taken():
         balloon=True,
         store_disk_type="squashfs",
     )
+    assert hypervisor("qemu").check(vm) == []
     line = planned(
         vm,
-        positions=dict.fromkeys(range(19), "btrfs"),
+        positions=dict.fromkeys(range(21), "btrfs"),
         job=True,
         terminal=(9999, 9999, "xterm-256color"),
     ).argv[-1]

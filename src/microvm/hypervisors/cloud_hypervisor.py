@@ -16,8 +16,6 @@ from microvm.model.facts import Facts
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
-PCI_SLOTS = 31
-"""Slots of its first PCI segment, less the host bridge."""
 _UNSAYABLE = frozenset(',"[]')
 
 
@@ -52,7 +50,7 @@ class CloudHypervisor(Hypervisor):
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its command line, its slots and its memory device have no room for."""
         problems = [
-            *limits.devices(microvm, PCI_SLOTS, own=8),
+            *limits.devices(microvm, limits.PCI_SLOTS),
             *limits.hotplug(microvm),
         ]
         for index, text in enumerate(microvm.cloud_hypervisor.platform_oem_strings):

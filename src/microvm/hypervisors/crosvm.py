@@ -23,8 +23,6 @@ from microvm.model.runner import Runner
 PROGRAM = "crosvm"
 CONTROL = "crosvm.sock"
 JOB = "job.sock"
-PCI_SLOTS = 31
-"""Slots of its root bus, less the host bridge."""
 STATUSES = {
     32: "reboot",
     33: "crosvm told of a crash of the guest",
@@ -62,7 +60,7 @@ class Crosvm(Hypervisor):
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its balloon can't do and its bus has no room for."""
-        problems = [*limits.devices(microvm, PCI_SLOTS, own=10)]
+        problems = [*limits.devices(microvm, limits.PCI_SLOTS, more=1)]  # its console
         if microvm.balloon and microvm.deflate_on_oom is False:
             message = "crosvm's balloon always gives memory back when the guest runs out"
             problems.append(Problem(where="deflate_on_oom", message=message, hint="leave it out"))

@@ -22,8 +22,6 @@ from microvm.model.facts import Facts, dotted
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
-PCI_SLOTS = 31
-"""Slots of its PCI bus, less the host bridge."""
 MMIO_SLOTS = 17
 """Interrupts that devices without PCI have on x86 (CHANGELOG.md, 1.15)."""
 MOST_VCPUS = 32
@@ -61,7 +59,7 @@ class Firecracker(Hypervisor):
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse more devices and CPUs than it has room for."""
-        problems = [*limits.devices(microvm, PCI_SLOTS, own=8), *limits.hotplug(microvm)]
+        problems = [*limits.devices(microvm, limits.PCI_SLOTS), *limits.hotplug(microvm)]
         if microvm.vcpu > MOST_VCPUS:
             message = f"{microvm.vcpu} virtual CPUs; firecracker has at most {MOST_VCPUS}"
             hint = "say less, or use qemu or cloud-hypervisor"
@@ -76,7 +74,7 @@ class Firecracker(Hypervisor):
             more = f"{dotted(PCI_SINCE)} has more"
             problems += [
                 Problem(where=p.where, message=f"{p.message}; {more}", hint=p.hint)
-                for p in limits.devices(microvm, MMIO_SLOTS, own=8)
+                for p in limits.devices(microvm, MMIO_SLOTS)
             ]
         if microvm.hugepage_mem and microvm.balloon and not program.has(REPORTING_SINCE):
             message = f"huge pages and a balloon: {self._too_old(REPORTING_SINCE, program)}"

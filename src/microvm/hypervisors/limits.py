@@ -9,10 +9,24 @@ HOTPLUG_STEP_MIB = 128
 """Linux adds memory in blocks of it; cloud-hypervisor and firecracker insist on multiples."""
 BLOCK_MIB = 2
 """Smallest part of such a region that can be plugged in."""
+PCI_SLOTS = 31
+"""Devices of one PCI bus, less the host bridge."""
+LAYERS = 5
+"""Layers that a root has at most: kernel modules, base, defaults, packages, configuration."""
 
 
-def devices(microvm: MicroVM, slots: int, *, own: int) -> Iterator[Problem]:
-    """Refuse more devices than there are slots; `own`: the root's layers and what we add."""
+def own_devices(microvm: MicroVM) -> int:
+    """Return how many devices there are at most beyond the items that are declared.
+
+    The root's layers, the source of randomness, a job's stream, and what one key asks for.
+    """
+    asked = (microvm.balloon, microvm.hotplug_mem, microvm.vsock.cid, microvm.credential_files)
+    return LAYERS + 2 + sum(map(bool, asked))
+
+
+def devices(microvm: MicroVM, slots: int, *, more: int = 0) -> Iterator[Problem]:
+    """Refuse more devices than there are slots; `more`: those of this hypervisor alone."""
+    own = own_devices(microvm) + more
     used = own + sum(
         map(len, (microvm.volumes, microvm.shares, microvm.interfaces, microvm.devices))
     )

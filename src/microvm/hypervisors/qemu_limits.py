@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from microvm.errors import Problem
 from microvm.hypervisors import virtiofsd
-from microvm.hypervisors.limits import hotplug, kernel
-from microvm.hypervisors.qemu_devices import USB_KEYS
+from microvm.hypervisors.limits import hotplug, kernel, own_devices
+from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
 
 MMIO_SLOTS = 24
 """virtio-mmio transports of machine `microvm` with its second I/O APIC (hw/i386/microvm.c)."""
-PCI_SLOTS = 27
-"""Slots of q35's root bus that are left for devices."""
+PCI_SLOTS = 30
+"""Slots of q35's root bus, less the host bridge and the ICH9."""
 CREDENTIAL_NAME = 28
 """Characters left of fw_cfg's 55 after `opt/io.systemd.credentials/` (docs/specs/fw_cfg.rst)."""
 
@@ -88,14 +88,25 @@ def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
             )
 
 
-def _slots(microvm: MicroVM) -> Iterator[Problem]:
-    limit = MMIO_SLOTS if microvm.qemu.machine == "microvm" else PCI_SLOTS
-    used = 8 + sum(map(len, (microvm.volumes, microvm.shares, microvm.interfaces)))
+def slots_used(microvm: MicroVM) -> int:
+    """Return how many slots of the machine's one bus the devices take at most."""
+    used = _own_devices(microvm)
+    used += sum(map(len, (microvm.volumes, microvm.shares, microvm.interfaces)))
     # What says its own bus is not on the root bus, of which the slots are.
     used += sum(port.bus is None for port in microvm.qemu.pcie_root_ports)
-    used += sum(each.bus == "pci" and each.qemu.bus is None for each in microvm.devices)
+    return used + sum(each.bus == "pci" and each.qemu.bus is None for each in microvm.devices)
+
+
+def _own_devices(microvm: MicroVM) -> int:
+    # Credentials are no disk here (fw_cfg); devices of USB have one controller.
+    return own_devices(microvm) - bool(microvm.credential_files) + has_usb(microvm)
+
+
+def _slots(microvm: MicroVM) -> Iterator[Problem]:
+    limit = MMIO_SLOTS if microvm.qemu.machine == "microvm" else PCI_SLOTS
+    used, own = slots_used(microvm), _own_devices(microvm)
     if used > limit:
-        message = f"{used} devices, 8 of them our own; the machine has {limit} slots"
+        message = f"{used} devices, {own} of them our own; the machine has {limit} slots"
         yield Problem(where="volumes", message=message, hint="use fewer, larger volumes")
 
 

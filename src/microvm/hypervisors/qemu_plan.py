@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from microvm.hypervisors import resources, shares
 from microvm.hypervisors.kernel_line import kernel_line
 from microvm.hypervisors.qemu_devices import passed_through, root_ports
-from microvm.hypervisors.qemu_limits import need_pci
+from microvm.hypervisors.qemu_limits import MMIO_SLOTS, need_pci, slots_used
 from microvm.hypervisors.qemu_memory import (
     first_commands,
     hotplug_memory,
@@ -102,7 +102,8 @@ class QemuPlan:
             return vm.qemu.machine
         if self.facts.accelerator.kind == "tcg" or not vm.store_on_disk:
             return "q35"  # machine microvm hangs now and then under emulation
-        return "q35" if self.facts.positions or any(need_pci(vm)) else "microvm"
+        crowded = slots_used(vm) > MMIO_SLOTS
+        return "q35" if crowded or self.facts.positions or any(need_pci(vm)) else "microvm"
 
     @property
     def pci(self) -> bool:

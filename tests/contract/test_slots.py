@@ -1,0 +1,105 @@
+"""What the check lets through has a slot for each device: no start fails for want of one."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise, takewhile
+
+import pytest
+from test_features import LAYER, SYSTEM, TAP, facts
+
+from microvm.hypervisors import hypervisor, limits
+from microvm.hypervisors.features import Feature
+from microvm.model.declaration import MicroVM
+from microvm.model.devices import Device, PcieRootPort, Volume, Vsock
+from microvm.model.options import QemuOptions
+from microvm.model.runner import Runner
+
+LAYERS = tuple(replace(LAYER, name=f"{n}", uuid=f"{n}") for n in range(limits.LAYERS))
+MMIO = (1, 12)
+"""The last firecracker whose devices have no PCI."""
+ROOM = {
+    "q35": 30,
+    "microvm": 24,
+    "cloud-hypervisor": 31,
+    "crosvm": 31,
+    "firecracker": 31,
+    "mmio": 17,
+}
+"""Devices that a guest can have: QEMU 7.2 and 10.0 refuse one more; the others by their sources."""
+
+
+def asking(kind, volumes, where, plain):
+    """Return a declaration with volumes, and unless plain with all that takes a slot by itself."""
+    machine = where if kind == "qemu" else None
+    declared = MicroVM(
+        hypervisor=kind, qemu=QemuOptions(machine=machine),
+        volumes=tuple(Volume(image=f"{n}.img", size=1) for n in range(volumes)),
+    )  # fmt: skip
+    if plain:
+        return declared
+    declared = replace(
+        declared, interfaces=(TAP,), balloon=True, vsock=Vsock(cid=7), credential_files={"a": "b"}
+    )
+    if where not in ("microvm", "mmio") and hypervisor(kind).support(Feature.HOTPLUG).available:
+        declared = replace(declared, hotplug_mem=128)
+    if where == "q35":
+        ports = QemuOptions(machine=machine, pcie_root_ports=(PcieRootPort(id="p"),))
+        usb = Device(bus="usb", path="vendorid=0x1,productid=0x2")
+        declared = replace(declared, devices=(usb,), qemu=ports)
+    return declared
+
+
+def plan_of(declared, known):
+    system = replace(SYSTEM, layers=LAYERS)
+    runner = Runner(schema=1, name="vm", microvm=declared, system=system, vmlinux="v", disk="d")
+    return hypervisor(declared.hypervisor).plan(runner, known)
+
+
+def values(argv, option):
+    """Return how many values an option of cloud-hypervisor has."""
+    if option not in argv:
+        return 0
+    return len([*takewhile(lambda word: word[:2] != "--", argv[argv.index(option) + 1 :])])
+
+
+def taken(kind, plan):
+    """Return where a plan's devices are, and how many slots they take."""
+    argv = plan.argv
+    if kind == "qemu":
+        devices = [word.partition(",")[0] for option, word in pairwise(argv) if option == "-device"]
+        machine = argv[argv.index("-machine") + 1].partition(",")[0]
+        others = ("pcie-root-port", "qemu-xhci")
+        return machine, sum(d in others or d.endswith(("-pci", "-device")) for d in devices)
+    if kind == "firecracker":
+        config = json.loads(plan.files["firecracker.json"])
+        single = ("entropy", "balloon", "vsock", "memory-hotplug")
+        found = len(config["drives"]) + len(config["network-interfaces"])
+        where = kind if "--enable-pci" in argv else "mmio"
+        return where, found + sum(key in config for key in single)
+    randomness = 1
+    if kind == "crosvm":
+        options = ("--block", "--net", "--serial", "--vsock", "--balloon-page-reporting")
+        return kind, randomness + sum(word in options for word in argv)
+    options = ("--disk", "--net", "--balloon", "--vsock")
+    memory = "hotplug_method" in argv[argv.index("--memory") + 1]
+    return kind, randomness + memory + sum(values(argv, option) for option in options)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("qemu", None), ("qemu", "q35"), ("qemu", "microvm"), ("cloud-hypervisor", None),
+        ("crosvm", None), ("firecracker", None), ("firecracker", "mmio"),
+    ],
+)  # fmt: skip
+def test_as_many_volumes_as_the_check_lets_through_have_room(kind, where, plain):
+    version = MMIO if where == "mmio" else ()
+    known = facts(kind, *version, job=True)
+    backend, found = hypervisor(kind), {}
+    for volumes in range(1, 32):
+        declared = asking(kind, volumes, where, plain)
+        if backend.check(declared, known) == []:
+            at, found[volumes] = taken(kind, plan_of(declared, known))
+            assert found[volumes] <= ROOM[at], f"{volumes} volumes"
+    assert found[max(found)] >= ROOM[at] - 2, "some that would have had room are refused"
