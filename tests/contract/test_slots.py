@@ -1,18 +1,20 @@
-"""What the check lets through has a slot for each device: no start fails for want of one."""
+"""What the check lets through has a slot for each device, and no file of ours for a disk."""
 
 import json
 from dataclasses import replace
 from itertools import pairwise, takewhile
+from pathlib import Path
 
 import pytest
 from test_features import LAYER, SYSTEM, TAP, facts
 
 from microvm.hypervisors import hypervisor, limits
 from microvm.hypervisors.features import Feature
-from microvm.model.declaration import MicroVM
+from microvm.model.declaration import HypervisorKind, MicroVM
 from microvm.model.devices import Device, PcieRootPort, Volume, Vsock
-from microvm.model.options import QemuOptions
+from microvm.model.options import FirecrackerOptions, QemuOptions
 from microvm.model.runner import Runner
+from microvm.projects import rules
 
 LAYERS = tuple(replace(LAYER, name=f"{n}", uuid=f"{n}") for n in range(limits.LAYERS))
 MMIO = (1, 12)
@@ -103,3 +105,17 @@ def test_as_many_volumes_as_the_check_lets_through_have_room(kind, where, plain)
             at, found[volumes] = taken(kind, plan_of(declared, known))
             assert found[volumes] <= ROOM[at], f"{volumes} volumes"
     assert found[max(found)] >= ROOM[at] - 2, "some that would have had room are refused"
+
+
+@pytest.mark.parametrize("kind", HypervisorKind)
+def test_no_volume_has_the_name_of_a_file_that_a_plan_writes(kind):
+    declared = replace(
+        asking(kind.value, 1, None, False), firecracker=FirecrackerOptions(cpu={"a": 1})
+    )
+    plan = plan_of(declared, facts(kind, job=True, watched=True, vhost_vsock=True))
+    own = [*plan.files, *plan.directories, *plan.sockets, *plan.locks]
+    own += [name for name in (plan.log, plan.credentials and plan.credentials.image) if name]
+    for name in own:
+        taken = replace(declared, volumes=(Volume(image=name, size=1),))
+        problems = rules.check_all({"vm": taken}, Path("/nosuch"))
+        assert "microvms.vm.volumes.0.image" in [problem.where for problem in problems], name

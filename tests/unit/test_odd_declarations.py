@@ -79,6 +79,7 @@ FORWARD = NET + '[[microvms.a.forward_ports]]\nguest.port = 1\nhost = {{port = 1
         ('socket = "lock"', "socket", "our own"),
         ('socket = "../x"', "socket", "must not contain `..`"),
         ('socket = "job.sock"', "socket", "that of microvm itself"),
+        ('hypervisor = "firecracker"\nsocket = "vsock.sock"', "socket", "that of microvm itself"),
         ('socket = "x"\n' + VOLUME.format("x"), "socket", "that of"),
         # Mounts that a guest can't live with.
         (MOUNTED.format("/../x"), "volumes.0.mount_point", "without `.`, `..`"),

@@ -22,7 +22,6 @@ from microvm.model.runner import Runner
 
 PROGRAM = "crosvm"
 CONTROL = "crosvm.sock"
-JOB = "job.sock"
 STATUSES = {
     32: "reboot",
     33: "crosvm told of a crash of the guest",
@@ -150,8 +149,8 @@ class _Plan:
             credentials=credentials,
             opened=resources.opened(runner),
             directories=() if vm.crosvm.pivot_root else (EMPTY,),
-            sockets=(control, *((JOB,) if facts.job else ())),
-            job=JobEnd(kind="listen", socket=JOB) if facts.job else None,
+            sockets=(control, *((resources.JOB,) if facts.job else ())),
+            job=JobEnd(kind="listen", socket=resources.JOB) if facts.job else None,
             statuses=STATUSES,
         )
 
@@ -191,8 +190,8 @@ class _Plan:
         for device in vm.devices:
             words += ["--vfio", f"/sys/bus/pci/devices/{device.path},iommu=off"]
         if self._facts.job:
-            job = f"type=unix-stream,hardware=virtio-console,num=2,path={JOB},input-unix-stream"
-            words += ["--serial", job]
+            job = f"num=2,path={resources.JOB},input-unix-stream"
+            words += ["--serial", f"type=unix-stream,hardware=virtio-console,{job}"]
         return words
 
     def _balloon(self) -> list[str]:

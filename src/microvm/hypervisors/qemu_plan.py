@@ -29,7 +29,6 @@ from microvm.model.runner import Runner
 CONTROL = "qmp.sock"
 WATCH = "watch.sock"
 """A second control socket: QEMU serves one client on each, and a launcher that stays keeps its."""
-JOB = "job.sock"
 MOST_QUEUES = 16
 JOB_PORT = "microvm.job"
 _SERVES = "qemu runs in a user namespace, where the layers that it serves have the guest's owners"
@@ -82,11 +81,11 @@ class QemuPlan:
             sockets=(
                 control,
                 *((WATCH,) if facts.watched else ()),
-                *((JOB,) if facts.job else ()),
+                *((resources.JOB,) if facts.job else ()),
             ),
             watch=WATCH if facts.watched else None,
             console=vm.qemu.serial_console,
-            job=JobEnd(kind="connect", socket=JOB) if facts.job else None,
+            job=JobEnd(kind="connect", socket=resources.JOB) if facts.job else None,
             trees=tuple(self.trees),
             changes_user=vm.user is not None,
             notes=(*common.notes, *((_SERVES,) if self.trees else ())),
@@ -265,7 +264,7 @@ class QemuPlan:
     def _extras(self) -> None:
         vm = self.runner.microvm
         if self.facts.job:
-            self.argv += ["-chardev", f"socket,id=job,path={JOB},server=on,wait=off"]
+            self.argv += ["-chardev", f"socket,id=job,path={resources.JOB},server=on,wait=off"]
             self.device("virtio-serial")
             self.argv += ["-device", f"virtserialport,chardev=job,name={JOB_PORT}"]
         if vm.hotplug_mem:

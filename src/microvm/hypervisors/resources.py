@@ -17,6 +17,8 @@ from microvm.model.plan import (
 from microvm.model.runner import Runner
 
 CREDENTIALS = "credentials.img"
+JOB = "job.sock"
+"""Socket of a job's stream, where the VMM has a device for it."""
 STORE_TAG = "microvm-layer{}"
 """Mount tag of a layer that is served as a directory."""
 VSOCK = "vmw_vsock_virtio_transport"

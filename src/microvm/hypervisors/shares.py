@@ -20,6 +20,11 @@ class Served:
     helper: Helper
 
 
+def socket_of(share: Share) -> str:
+    """Return where the VMM meets a share's virtiofsd; relative to the state directory."""
+    return share.socket or f"virtiofs-{share.tag}.sock"
+
+
 def served(runner: Runner, facts: Facts) -> list[Served]:
     """Return what virtiofsd serves: the root's layers where no image was made, then the shares."""
     layers = [
@@ -39,7 +44,7 @@ def serve(runner: Runner, facts: Facts, share: Share, source: str, *, mapped: bo
     """Return the helper that serves one share; `mapped`: a tree of a guest, with its owners."""
     options = runner.microvm.virtiofsd
     program = facts.programs[PROGRAM]
-    socket = share.socket or f"virtiofs-{share.tag}.sock"
+    socket = socket_of(share)
     is_c = program.flavour == "c"
     frozen = mapped or (share.read_only and is_c)  # the C one has no option for that
     if mapped:

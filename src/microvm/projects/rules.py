@@ -7,22 +7,24 @@ from pathlib import Path
 
 from microvm.errors import Problem
 from microvm.host.files import obstacle
+from microvm.host.stream import LIMIT as SOCKET_LIMIT
+from microvm.hypervisors import hybrid_vsock, hypervisor, resources
 from microvm.hypervisors.kernel_line import ROOM
-from microvm.hypervisors.qemu_plan import CONTROL, JOB, WATCH
+from microvm.hypervisors.qemu_plan import WATCH
 from microvm.hypervisors.qemu_syntax import FORMATS
+from microvm.hypervisors.shares import socket_of
 from microvm.model import forwards
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import ForwardPort, Volume, names_device, shortest
 from microvm.projects import guest_rules, keypath
 
-SOCKET_LIMIT = 107
 HUGE_PAGE_MIB = 2
 _LABELS = {"xfs": 12, "vfat": 11, "ext2": 16, "ext3": 16, "ext4": 16, "btrfs": 16}
 _LEAST = {"xfs": 300, "btrfs": 110}
 """MiB that mkfs asks for (xfsprogs 5.19, btrfs-progs 6.2)."""
 _OURS = (
     "lock", "current", "host-id", "taps.json", "credentials.img", "firecracker.json",
-    "cpu-template.json", "power.key", "empty",
+    "cpu-template.json", "power.key", "power.cid", "empty",
 )  # fmt: skip
 _OUR_STARTS = (".", "virtiofs-microvm-")
 _OUR_ENDINGS = (".lock", ".layers", ".log")
@@ -151,10 +153,10 @@ def _state(vm: MicroVM, directory: Path) -> Iterator[Problem]:
         if len(path.encode()) > SOCKET_LIMIT:
             message = f"a socket's path has at most {SOCKET_LIMIT} bytes"
             yield Problem(where=where, message=message)
-    own = [CONTROL, *(f"virtiofs-{s.tag}.sock" for s in vm.shares if not s.socket), WATCH, JOB]
-    taken = [
-        ("microvm itself", name) for name in dict.fromkeys(own if vm.socket is None else own[1:])
-    ]
+    own = [hypervisor(vm.hypervisor).control_socket] if vm.socket is None else []
+    own += [socket_of(share) for share in vm.shares if not share.socket]
+    own += [WATCH, resources.JOB, hybrid_vsock.SOCKET, hybrid_vsock.JOB_SOCKET]
+    taken = [("microvm itself", name) for name in dict.fromkeys(own)]
     named = [(where, shortest(path)) for where, path in (*images, *sockets)]
     yield from _twice([*taken, *named], "the file")
 

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from microvm.hypervisors.shares import socket_of
 from microvm.model.codec import to_plain
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import GuestSystem
@@ -90,8 +91,6 @@ def _metadata(vm: MicroVM) -> dict[str, str]:
         files["macvtap-interfaces"] = "".join(macvtaps)
     for share in vm.shares:
         if share.proto == "virtiofs":
-            files[f"virtiofs/{share.tag}/socket"] = (
-                f"{share.socket or f'virtiofs-{share.tag}.sock'}\n"
-            )
+            files[f"virtiofs/{share.tag}/socket"] = f"{socket_of(share)}\n"
             files[f"virtiofs/{share.tag}/source"] = f"{share.source}\n"
     return files
