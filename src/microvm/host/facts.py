@@ -54,14 +54,14 @@ def cache_dir() -> Path:
 
 
 def program(
-    name: str, declared: str | None = None, places: tuple[str, ...] = (), *, dry: bool = False
+    name: str, declared: str | None = None, extra_dirs: tuple[str, ...] = (), *, dry: bool = False
 ) -> Program:
     """Return a program with its version, asked once and then known by path, size and mtime.
 
-    `places`: directories to look in after PATH. `dry`: remember nothing. Raises `HostError` that
+    `extra_dirs`: where to look after PATH. `dry`: remember nothing. Raises `HostError` that
     names the package when it is not there.
     """
-    path = process.find_program(declared or name, places)
+    path = process.find_program(declared or name, extra_dirs)
     if path is None:
         hint = f"install it: apt install {package(name)}"
         if name in _UNPACKAGED:

@@ -30,10 +30,6 @@ class Qmp:
             self._socket.close()
             raise
 
-    def fileno(self) -> int:
-        """Return the descriptor, for polling."""
-        return self._socket.fileno()
-
     def call(self, command: str, **arguments: Any) -> Any:
         """Send a command and return its answer.
 

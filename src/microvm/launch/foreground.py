@@ -87,16 +87,15 @@ def carry_out(plan: LaunchPlan, lock: int, *, state_dir: Path, options: Options)
         )
         reset = options.reset_root
         while True:
-            held = [lock, *starting.prepare(plan, state_dir, reset_root=reset, say=options.say)]
-            reset = False
-            try:
-                with taps.opened(plan) as opened:
-                    outcome = Session(plan, state_dir, goal).run([*held, *opened])
-            finally:
-                for descriptor in held[1:]:
-                    os.close(descriptor)
+            with ExitStack() as life:
+                held = starting.prepare(plan, state_dir, reset_root=reset, say=options.say)
+                for descriptor in held:
+                    life.callback(os.close, descriptor)
                 for socket in plan.sockets:
-                    (state_dir / socket).unlink(missing_ok=True)
+                    life.callback((state_dir / socket).unlink, missing_ok=True)
+                opened = life.enter_context(taps.opened(plan))
+                outcome = Session(plan, state_dir, goal).run([lock, *held, *opened])
+            reset = False
             if outcome is not None:
                 return outcome
             options.say("the guest reboots")

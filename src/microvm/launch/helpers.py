@@ -37,11 +37,12 @@ def running(plan: LaunchPlan, state_dir: Path) -> Iterator[list[Running]]:
     with ExitStack() as stack:
         if plan.helpers:
             stack.enter_context(_lock(state_dir))
-        yield [
-            Running(helper, stack.enter_context(_spawn(helper, state_dir, listener)))
-            for helper in plan.helpers
-            for listener in (stack.enter_context(_listening(helper, state_dir)),)
-        ]
+        found = []
+        for helper in plan.helpers:
+            listener = stack.enter_context(_listening(helper, state_dir))
+            child = stack.enter_context(_spawn(helper, state_dir, listener))
+            found.append(Running(helper, child))
+        yield found
 
 
 def served_elsewhere(plan: LaunchPlan, state_dir: Path) -> bool:

@@ -72,7 +72,7 @@ RELEASES: Mapping[tuple[str, str], Release] = {
 }
 """What is fetched, by hypervisor and machine name."""
 
-_BY_HAND = {
+_BY_HAND = {  # what to do for those that publish no programs
     "qemu": "sudo apt install {package}    # Debian and Ubuntu",
     "crosvm": "build it: git clone --recurse-submodules "
     "https://chromium.googlesource.com/crosvm/crosvm && cd crosvm && cargo build --release "
@@ -130,7 +130,7 @@ def install_hypervisor(
     program = _program(name)
     release = (RELEASES if releases is None else releases).get((name, platform.machine()))
     if release is None:
-        raise _no_release(name)
+        raise _no_release(name, program)
     item = item_name(f"{name}-{release.version}", [release.path, release.sha256])
     fetched = not store.has(item)
 
@@ -169,16 +169,14 @@ def _program(name: str) -> str:
         ) from error
 
 
-def _no_release(name: str) -> UnsupportedOperation:
-    machine = platform.machine()
+def _no_release(name: str, program: str) -> UnsupportedOperation:
     if name in _BY_HAND:
-        package = facts.package(f"qemu-system-{machine}")
         return UnsupportedOperation(
             f"the project {name} publishes no programs to install",
-            hint=_BY_HAND[name].format(package=package),
+            hint=_BY_HAND[name].format(package=facts.package(program)),
         )
     return UnsupportedOperation(
-        f"{name} has no release for {machine} that is known here",
+        f"{name} has no release for {platform.machine()} that is known here",
         hint="build it, and put it on PATH or name it as `program`",
     )
 
