@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,8 @@ WORK = "/work"
 PROGRAMS = "/opt/hypervisors"
 UP_S = 900
 FILES = (
-    "driver.py", "extras.sh", "inside.sh", "job.sh", "outside.sh", "repeat.py", "server.py",
-    "typist.py", "watch.py",
+    "addresses.sh", "driver.py", "extras.sh", "inside.sh", "job.sh", "outside.sh", "repeat.py",
+    "server.py", "typist.py", "watch.py",
 )  # fmt: skip
 """What runs inside the bed or its guests."""
 QEMU = (10, 0)
@@ -122,5 +123,8 @@ def start(command: list[str], env: dict[str, str], work: Path, programs: Path, s
             env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
         )  # fmt: skip
     bed = Bed(process, work, store)
-    bed.wait_until_serving(log)
+    with ExitStack() as stack:
+        stack.callback(bed.stop)
+        bed.wait_until_serving(log)
+        stack.pop_all()
     return bed

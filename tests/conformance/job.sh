@@ -11,7 +11,8 @@ printf 'typed\ntwice\n' >input
 ) &
 waiter=$!
 here=$(dirname "$0")
-python3 "$here/driver.py" "$runner" "$state" "$seconds" -- sh -c "$(cat "$here/inside.sh")" \
+python3 "$here/driver.py" "$runner" "$state" "$seconds" -- \
+    sh -c "$(cat "$here/addresses.sh" "$here/inside.sh")" \
     <input 2>said
 status=$?
 kill $waiter 2>/dev/null

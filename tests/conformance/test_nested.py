@@ -14,7 +14,7 @@ from pathlib import Path
 
 import bed as beds
 import pytest
-from report import BOOTS, PAGE, Seen
+from report import BOOTS, NOT_THERE, PAGE, Seen
 
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.features import Feature
@@ -34,24 +34,27 @@ long_form = pytest.mark.skipif(
 )
 
 SHARES = {
-    "cloud-hypervisor": ("files", "locked"),
-    "crosvm": ("files", "locked"),
-    "qemu": ("files", "locked", "nine"),
-    "kvmtool": ("nine",),
-    "firecracker": (),
-}
-"""The shares of each: two of virtiofs, one of them read-only, and one of 9p."""
-SHARE = {
     "files": '{tag="files",source="shared",mount_point="/srv/files",proto="virtiofs"}',
     "locked": '{tag="locked",source="shared",mount_point="/srv/locked",read_only=true}',
     "nine": '{tag="nine",source="shared",mount_point="/srv/nine",proto="9p"}',
 }
-NETWORKS = {"user": ("10.0.2.", "192.168.33."), "macvtap": ("10.77.0.",), "tap": ("10.77.0.",)}
-"""How the addresses begin that a guest gets by DHCP, by type of interface."""
+BRIDGED, OF_USER = "10.77.0.", ("10.0.2.", "192.168.33.")
+"""How addresses begin that a guest gets by DHCP: on br0 of the bed, on user networking."""
 
 
 def has(kind, feature):
     return hypervisor(kind).support(feature).available
+
+
+def shares(kind):
+    """Return the shares of a guest: two of virtiofs, one of them read-only, and one of 9p."""
+    of_virtiofs = ("files", "locked") if has(kind, Feature.SHARE_VIRTIOFS) else ()
+    return (*of_virtiofs, *(("nine",) if has(kind, Feature.SHARE_9P) else ()))
+
+
+def is_there(kind, what):
+    """Return whether a hypervisor has what no declaration asks for."""
+    return kind not in NOT_THERE.get(what, ())
 
 
 def programs() -> dict[str, str]:
@@ -151,7 +154,7 @@ def built(microvm_cli, guest, bed):
 
 def kernel_for(kind):
     """The cloud kernel has no 9p."""
-    return ('system.kernel="generic"',) if "nine" in SHARES[kind] else ()
+    return ('system.kernel="generic"',) if has(kind, Feature.SHARE_9P) else ()
 
 
 def address(kind):
@@ -166,7 +169,7 @@ def devices(kind):
         f'volumes=[{{image="data.img",size=64,mount_point="/srv/data",fs_type="ext4"{serial}}},'
         '{image="fixed.img",size=32,mount_point="/srv/fixed",fs_type="ext4",read_only=true}]',
         f'interfaces=[{{{tap},bridge="br0"}}]',
-        f"shares=[{','.join(SHARE[tag] for tag in SHARES[kind])}]",
+        f"shares=[{','.join(SHARES[tag] for tag in shares(kind))}]",
         f'machine_id="{MACHINE_ID}"',
         'credential_files={conf="secret.txt"}',
         "balloon=true",
@@ -184,7 +187,7 @@ def test_a_job_sees_every_device(kind, bed, built, seen):
     assert done.lines("input") == ["typed twice "]
     _see_volumes(kind, done, probe, seen)
     assert [nic for nic in probe["nics"].values() if nic["mac"] == address(kind)], probe["nics"]
-    assert any(found.startswith("10.77.0.") for found in probe["addresses"]), probe
+    assert any(found.startswith(BRIDGED) for found in probe["addresses"]), probe
     seen.add(kind, "a tap that joins a bridge: its MAC, an address by DHCP")
     seen.add(kind, Feature.NET_TAP)
     _see_shares(kind, done, probe, seen)
@@ -192,9 +195,9 @@ def test_a_job_sees_every_device(kind, bed, built, seen):
     seen.add(kind, Feature.CREDENTIALS)
     assert probe["machine_id"] == f"s:{MACHINE_ID}"
     seen.add(kind, "machine_id")
-    if kind not in ("firecracker", "kvmtool"):
+    if is_there(kind, what := "the UUID of the firmware (SMBIOS)"):
         assert probe["uuid"].replace("-", "") == f"s:{MACHINE_ID}"
-        seen.add(kind, "the UUID of the firmware (SMBIOS)")
+        seen.add(kind, what)
     before, now = map(int, done.lines("balloon")[0].split())
     assert before - now >= 65536, done.output
     seen.add(kind, Feature.BALLOON)
@@ -220,7 +223,7 @@ def _see_volumes(kind, done, probe, seen):
 
 def _see_shares(kind, done, probe, seen):
     types = {mount["at"]: mount["type"] for mount in probe["mounts"]}
-    for tag in SHARES[kind]:
+    for tag in shares(kind):
         assert types[f"/srv/{tag}"] == ("9p" if tag == "nine" else "virtiofs")
         written = "refused" if tag == "locked" else "written"
         assert done.lines(tag) == ["read hello", written], done.output
@@ -429,7 +432,7 @@ def extras(kind):
         found.append(f'forward_ports=[{{origin="host",proto="tcp",{ends}}}]')
     if has(kind, Feature.USER):
         found.append('user="nobody"')
-    if kind == "cloud-hypervisor":
+    if is_there(kind, "OEM strings"):
         found.append('cloud_hypervisor.platform_oem_strings=["microvm:conformance"]')
     for feature, setting in (
         (Feature.HUGE_PAGES, "hugepage_mem=true"),
@@ -482,9 +485,9 @@ def test_what_not_every_hypervisor_has(kind, bed, built, seen, prepared):
     if has(kind, Feature.USER):
         assert str(pwd.getpwnam("nobody").pw_uid) in done.lines("uid"), done.output
         seen.add(kind, Feature.USER)
-    if kind not in ("kvmtool", "firecracker"):
+    if is_there(kind, what := "system calls of the VMM are filtered"):
         assert any(words[-1] == "2" for words in threads), done.output
-        seen.add(kind, "system calls of the VMM are filtered")
+        seen.add(kind, what)
 
 
 def _see_disks(kind, done, seen):
@@ -494,7 +497,7 @@ def _see_disks(kind, done, seen):
     if has(kind, Feature.IMAGE_TYPE):
         assert done.lines("packed") == ["marked"], done.output
         seen.add(kind, Feature.IMAGE_TYPE)
-    if kind == "cloud-hypervisor":
+    if is_there(kind, "OEM strings"):
         assert done.lines("oem") == ["microvm:conformance"], done.output
         seen.add(kind, "OEM strings")
 
@@ -511,13 +514,13 @@ def _see_interfaces(kind, done, probe, seen):
         if has(kind, feature)
     ]
     found = probe["addresses"]
-    bridged = [one for one in found if one.startswith("10.77.0.")]
+    bridged = [one for one in found if one.startswith(BRIDGED)]
     assert len(bridged) == len(set(types) - {"user"}), probe
     seen.add(kind, Feature.NET_BRIDGE)
     if "macvtap" in types:
         seen.add(kind, Feature.NET_MACVTAP)
     if "user" in types:
-        assert any(one.startswith(NETWORKS["user"]) for one in found), probe
+        assert any(one.startswith(OF_USER) for one in found), probe
         seen.add(kind, Feature.NET_USER)
     if has(kind, Feature.VHOST):
         # One of them is the vsock's.
@@ -527,7 +530,7 @@ def _see_interfaces(kind, done, probe, seen):
         assert done.lines("forwarded") == ["over here"], done.output
         seen.add(kind, Feature.FORWARD)
         seen.add(kind, Feature.FORWARD_REMAPPED)
-    if kind in ("cloud-hypervisor", "qemu"):
+    if is_there(kind, "several queues of a tap"):
         queues = [nic["queues"] for nic in probe["nics"].values()]
         assert queues.count(2) == len(bridged), probe
         seen.add(kind, "several queues of a tap")

@@ -17,7 +17,7 @@ O_DIRECT = 0o40000
 def main() -> int:
     state, runner, seconds, port, memory = sys.argv[1:]
     here = Path(__file__).parent
-    inside = (here / "extras.sh").read_text()
+    inside = "".join((here / name).read_text() for name in ("addresses.sh", "extras.sh"))
     command = [
         sys.executable, str(here / "driver.py"), runner, state, seconds, "--", "sh", "-c", inside
     ]  # fmt: skip
