@@ -25,11 +25,10 @@ from microvm.model.devices import (
     Volume,
     Vsock,
 )
-from microvm.model.facts import Accelerator, Facts, Program
-from microvm.model.guest import GuestSystem, Layer
+from microvm.model.facts import Accelerator, Program
 from microvm.model.options import CloudHypervisorOptions, QemuOptions
-from microvm.model.runner import Runner
 from microvm.model.system import DebianSystem
+from planned import facts, plan
 
 TAP = Interface(type="tap", id="t0")
 SHARE = Share(tag="s", source="s", mount_point="/s")
@@ -93,26 +92,6 @@ ASKING: dict[Feature, tuple[dict, dict]] = {
         },
     ),
 }
-LAYER = Layer(name="base", tree="t", image="i", kind="erofs", uuid="u")
-SYSTEM = GuestSystem(
-    name="s", source="debian", description="d", architecture="x86_64", kernel="k",
-    kernel_release="1", initrd="k", features=(), layers=(LAYER,), kernel_params=(),
-)  # fmt: skip
-
-
-def facts(kind, *version, **more):
-    program = Program(path="/usr/bin/vmm", version=version or (99, 0))
-    virtiofsd = Program(path="/v", version=(1, 13), flavour="rust")
-    return Facts(**{
-        "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3, "vhost_net": True, "root": True,
-        "programs": {hypervisor(kind).program: program, "virtiofsd": virtiofsd},
-        "state_dir": "/s", "project_dir": "/p", "store_dir": "/st", "machine_id": "1" * 32, **more,
-    })  # fmt: skip
-
-
-def plan(declared, known):
-    runner = Runner(schema=1, name="vm", microvm=declared, system=SYSTEM, vmlinux="v", disk="d")
-    return hypervisor(declared.hypervisor).plan(runner, known)
 
 
 def test_every_feature_is_asked_for_here():

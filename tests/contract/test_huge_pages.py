@@ -5,15 +5,13 @@ import pytest
 from microvm.host import facts as host_facts
 from microvm.hypervisors import hypervisor
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Accelerator, Facts
+from planned import facts
 
 
 def problems(shmem_thp):
-    facts = Facts(
-        accelerator=Accelerator(kind="kvm", reason=""), programs={}, state_dir="/state",
-        project_dir="/project", store_dir="/store", machine_id="1" * 32, shmem_thp=shmem_thp,
-    )  # fmt: skip
-    found = hypervisor("crosvm").check(MicroVM(hypervisor="crosvm", hugepage_mem=True), facts)
+    found = hypervisor("crosvm").check(
+        MicroVM(hypervisor="crosvm", hugepage_mem=True), facts("crosvm", shmem_thp=shmem_thp)
+    )
     return [problem.where for problem in found]
 
 

@@ -21,12 +21,12 @@ from microvm.model.devices import (
     Share,
     Volume,
 )  # fmt: skip
-from microvm.model.facts import Accelerator, Facts, Program
-from microvm.model.guest import GuestSystem, Layer, LockedLayer, SystemLock
+from microvm.model.facts import Accelerator, Program
+from microvm.model.guest import LockedLayer, SystemLock
 from microvm.model.options import QemuOptions
-from microvm.model.runner import Runner
 from microvm.model.system import DebianSystem, File, Repository, Unit, User
 from microvm.projects import rules
+from planned import LAYER, SYSTEM, VIRTIOFSD, facts, plan
 
 FULL = MicroVM(
     system=DebianSystem(
@@ -189,29 +189,23 @@ def outcome(vm, tmp_path):
     problems = [*hypervisor(vm.hypervisor).check(vm), *rules.check_all({"vm": vm}, Path("/nosuch"))]
     if problems:
         return ("refused", tuple(sorted(p.where for p in problems)))
-    layer = Layer(name="base", tree="t", image="i", kind=vm.store_disk_type, uuid="u")
-    system = GuestSystem(
-        name="s", source="debian", description="d", architecture="x86_64", kernel="k",
-        kernel_release="1", initrd="k", features=(), layers=(layer,), kernel_params=(),
-    )  # fmt: skip
     backend = hypervisor(vm.hypervisor)
-    path = backend.declared_program(vm) or "/usr/bin/vmm"
-    facts = Facts(
-        accelerator=Accelerator(kind=vm.accel or "kvm", reason=""), landlock=3, vhost_net=True, root=True,
-        programs={
-            backend.program: Program(path=path, version=(99, 0)),
-            "virtiofsd": Program(path=vm.virtiofsd.program or "/v", version=(1, 13), flavour="rust"),
-        },
-        state_dir="/s", project_dir="/p", store_dir="/st", machine_id=vm.machine_id or "1" * 32,
+    program = Program(path=backend.declared_program(vm) or "/usr/bin/vmm", version=(99, 0))
+    virtiofsd = replace(VIRTIOFSD, path=vm.virtiofsd.program or VIRTIOFSD.path)
+    known = facts(
+        vm.hypervisor, accelerator=Accelerator(kind=vm.accel or "kvm", reason=""),
+        machine_id=vm.machine_id or "1" * 32,
+        programs={backend.program: program, "virtiofsd": virtiofsd},
     )  # fmt: skip
-    plan = backend.plan(Runner(schema=1, name="vm", microvm=vm, system=system, vmlinux="v"), facts)
+    layer = replace(LAYER, kind=vm.store_disk_type)
+    planned = plan(vm, known, replace(SYSTEM, layers=(layer,)))
     lock = SystemLock(
         request="", date=0, mirrors={}, sources="", kernel_release="",
         layers=(LockedLayer(name="kernel", packages=()),),
     )  # fmt: skip
     contents = configuration.collect("vm", vm, lock, "d", tmp_path)
     return (
-        plan, contents, resolve.request(vm, (), tmp_path), vm.system.run, vm.system.network,
+        planned, contents, resolve.request(vm, (), tmp_path), vm.system.run, vm.system.network,
         vm.store_disk_erofs_flags, vm.store_disk_squashfs_flags,
     )  # fmt: skip
 

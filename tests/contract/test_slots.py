@@ -6,17 +6,17 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 
 import pytest
-from test_features import LAYER, SYSTEM, TAP, facts
 
 from microvm.hypervisors import hypervisor, limits
 from microvm.hypervisors.features import Feature
 from microvm.model.declaration import HypervisorKind, MicroVM
-from microvm.model.devices import Device, PcieRootPort, Volume, Vsock
+from microvm.model.devices import Device, Interface, PcieRootPort, Volume, Vsock
 from microvm.model.options import FirecrackerOptions, QemuOptions
-from microvm.model.runner import Runner
 from microvm.projects import rules
+from planned import LAYER, SYSTEM, facts, plan
 
 LAYERS = tuple(replace(LAYER, name=f"{n}", uuid=f"{n}") for n in range(limits.LAYERS))
+TAP = Interface(type="tap", id="t0")
 MMIO = (1, 12)
 """The last firecracker whose devices have no PCI."""
 ROOM = {
@@ -51,12 +51,6 @@ def asking(kind, volumes, where, plain):
     return declared
 
 
-def plan_of(declared, known):
-    system = replace(SYSTEM, layers=LAYERS)
-    runner = Runner(schema=1, name="vm", microvm=declared, system=system, vmlinux="v", disk="d")
-    return hypervisor(declared.hypervisor).plan(runner, known)
-
-
 def values(argv, option):
     """Return how many values an option of cloud-hypervisor has."""
     if option not in argv:
@@ -64,16 +58,16 @@ def values(argv, option):
     return len([*takewhile(lambda word: word[:2] != "--", argv[argv.index(option) + 1 :])])
 
 
-def taken(kind, plan):
+def taken(kind, planned):
     """Return where a plan's devices are, and how many slots they take."""
-    argv = plan.argv
+    argv = planned.argv
     if kind == "qemu":
         devices = [word.partition(",")[0] for option, word in pairwise(argv) if option == "-device"]
         machine = argv[argv.index("-machine") + 1].partition(",")[0]
         others = ("pcie-root-port", "qemu-xhci")
         return machine, sum(d in others or d.endswith(("-pci", "-device")) for d in devices)
     if kind == "firecracker":
-        config = json.loads(plan.files["firecracker.json"])
+        config = json.loads(planned.files["firecracker.json"])
         single = ("entropy", "balloon", "vsock", "memory-hotplug")
         found = len(config["drives"]) + len(config["network-interfaces"])
         where = kind if "--enable-pci" in argv else "mmio"
@@ -102,7 +96,7 @@ def test_as_many_volumes_as_the_check_lets_through_have_room(kind, where, plain)
     for volumes in range(1, 32):
         declared = asking(kind, volumes, where, plain)
         if backend.check(declared, known) == []:
-            at, found[volumes] = taken(kind, plan_of(declared, known))
+            at, found[volumes] = taken(kind, plan(declared, known, replace(SYSTEM, layers=LAYERS)))
             assert found[volumes] <= ROOM[at], f"{volumes} volumes"
     assert found[max(found)] >= ROOM[at] - 2, "some that would have had room are refused"
 
@@ -112,9 +106,9 @@ def test_no_volume_has_the_name_of_a_file_that_a_plan_writes(kind):
     declared = replace(
         asking(kind.value, 1, None, False), firecracker=FirecrackerOptions(cpu={"a": 1})
     )
-    plan = plan_of(declared, facts(kind, job=True, watched=True, vhost_vsock=True))
-    own = [*plan.files, *plan.directories, *plan.sockets, *plan.locks]
-    own += [name for name in (plan.log, plan.credentials and plan.credentials.image) if name]
+    found = plan(declared, facts(kind, job=True, watched=True, vhost_vsock=True))
+    own = [*found.files, *found.directories, *found.sockets, *found.locks]
+    own += [name for name in (found.log, found.credentials and found.credentials.image) if name]
     for name in own:
         taken = replace(declared, volumes=(Volume(image=name, size=1),))
         problems = rules.check_all({"vm": taken}, Path("/nosuch"))

@@ -14,12 +14,11 @@ from microvm.hypervisors.qemu import PROGRAM
 from microvm.hypervisors.virtiofsd import PLACES, virtiofsd
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Share
-from microvm.model.facts import Accelerator, Facts, Program
-from microvm.model.guest import GuestSystem, Layer
+from microvm.model.facts import Program
 from microvm.model.options import VirtiofsdOptions
-from microvm.model.runner import Runner
 from microvm.model.system import DebianSystem
 from microvm.projects import rules
+from planned import facts, plan
 
 FLAVOURS = {
     "rust": Program(path="/v", version=(1, 13, 2), flavour="rust"),
@@ -59,23 +58,14 @@ def values(cls, name):
 
 def outcome(vm, program):
     """Return what becomes of a declaration: command lines and helpers, or where it is refused."""
-    system = GuestSystem(
-        name="s", source="debian", description="d", architecture="x86_64", kernel="k",
-        kernel_release="1", initrd="k", features=(), kernel_params=(),
-        layers=(Layer(name="base", tree="t", image="i", kind="erofs", uuid="u"),),
-    )  # fmt: skip
-    path = vm.virtiofsd.program or program.path
-    facts = Facts(
-        accelerator=Accelerator(kind="kvm", reason=""), root=True,
-        programs={
-            PROGRAM: Program(path="/q", version=(10, 0)), "virtiofsd": replace(program, path=path)
-        },
-        state_dir="/s", project_dir="/p", store_dir="/st", machine_id="1" * 32,
-    )  # fmt: skip
-    backend = hypervisor("qemu")
-    problems = [*backend.check(vm, facts), *rules.check_all({"vm": vm}, Path("/nosuch"))]
+    program = replace(program, path=vm.virtiofsd.program or program.path)
+    vmm = Program(path="/q", version=(10, 0))
+    known = facts("qemu", programs={PROGRAM: vmm, "virtiofsd": program})
+    problems = [
+        *hypervisor("qemu").check(vm, known), *rules.check_all({"vm": vm}, Path("/nosuch")),
+    ]  # fmt: skip
     try:
-        plan = backend.plan(Runner(schema=1, name="vm", microvm=vm, system=system), facts)
+        planned = plan(vm, known)
     except SpecError as error:
         problems += error.problems
     if problems:
@@ -83,7 +73,7 @@ def outcome(vm, program):
             "refused without a way out"
         )
         return ("refused", frozenset(problem.where for problem in problems))
-    return plan.argv, plan.helpers
+    return planned.argv, planned.helpers
 
 
 def declared(cls, name, value):
