@@ -224,10 +224,10 @@ def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):
 
     def gathered():
         try:
-            known = planning.gather(
-                planning.load_runner(runner), runner, state_dir=tmp_path, project_dir=tmp_path,
-                dry=True,
-            )  # fmt: skip
+            start = planning.Start(
+                runner_dir=runner, state_dir=tmp_path, project_dir=tmp_path, dry=True
+            )
+            known = planning.gather(planning.load_runner(runner), start)
         except HostError as error:
             return f"{error} {error.hint}"
         return known.programs["firecracker"].path

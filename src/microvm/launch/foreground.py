@@ -48,14 +48,15 @@ def foreground(
         runner = planning.load_runner(runner_dir)
         lock = stack.enter_context(starting.machine_lock(state_dir, runner.name))
         starting.check_devices(runner)
-        plan = planning.plan(
-            runner_dir,
+        start = planning.Start(
+            runner_dir=runner_dir,
             state_dir=state_dir,
             project_dir=project_dir,
             watched=True,
             job=options.job is not None,
             terminal=planning.terminal_of(0) if _at_terminal(options) else None,
         )
+        plan = planning.plan(runner, start)
         return carry_out(plan, lock, state_dir=state_dir, options=options)
 
 

@@ -10,6 +10,7 @@ from microvm.errors import MicroVMError
 from microvm.host import standard
 from microvm.launch import planning
 from microvm.model.plan import LaunchPlan
+from microvm.model.runner import Runner
 
 PROJECT = "MICROVM_PROJECT"
 """Variable with the project directory, which relative sources of shares start at."""
@@ -37,10 +38,11 @@ def _runner(path: Path) -> Path:
     return path.parent.parent if path.is_file() else path
 
 
-def _plan(runner_dir: Path) -> LaunchPlan:
+def _plan(runner: Runner, runner_dir: Path) -> LaunchPlan:
     state_dir = Path.cwd()
     project_dir = Path(os.environ.get(PROJECT, state_dir))
-    return planning.plan(runner_dir, state_dir=state_dir, project_dir=project_dir)
+    start = planning.Start(runner_dir=runner_dir, state_dir=state_dir, project_dir=project_dir)
+    return planning.plan(runner, start)
 
 
 def _run(runner_dir: Path, rest: list[str]) -> int:
@@ -52,7 +54,7 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
     with ExitStack() as stack:
         stack.enter_context(starting.machine_lock(state_dir, runner.name))
         starting.check_devices(runner)
-        plan = _plan(runner_dir)
+        plan = _plan(runner, runner_dir)
         starting.prepare(plan, state_dir, reset_root=False, say=_say)
         made = taps.only(plan, taps.up(plan, state_dir))
         stack.callback(taps.down, made, state_dir)  # unless the VMM starts
@@ -87,7 +89,7 @@ def _balloon(runner_dir: Path, rest: list[str]) -> int:
 def _interfaces(runner_dir: Path, rest: list[str], *, kind: str, up: bool) -> int:
     from microvm.launch import taps
 
-    plan = _plan(runner_dir)
+    plan = _plan(planning.load_runner(runner_dir), runner_dir)
     names = {one.name for one in (plan.taps if kind == "tap" else plan.macvtaps)}
     (taps.up if up else taps.down)(taps.only(plan, names), Path.cwd())
     return 0
@@ -96,7 +98,7 @@ def _interfaces(runner_dir: Path, rest: list[str], *, kind: str, up: bool) -> in
 def _virtiofsd(runner_dir: Path, rest: list[str]) -> int:
     from microvm.launch import helpers
 
-    helpers.serve(_plan(runner_dir), Path.cwd())
+    helpers.serve(_plan(planning.load_runner(runner_dir), runner_dir), Path.cwd())
     return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from microvm.errors import HostError, SpecError, StateError
@@ -37,23 +38,32 @@ def load_runner(runner_dir: Path) -> Runner:
     )
 
 
-def gather(
-    runner: Runner,
-    runner_dir: Path,
-    *,
-    state_dir: Path,
-    project_dir: Path,
-    watched: bool = False,
-    job: bool = False,
-    terminal: tuple[int, int, str] | None = None,
-    dry: bool = False,
-) -> Facts:
-    """Return what planning needs to know about this host. Raises `HostError`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where and how a machine is to be started."""
 
-    `dry`: write nothing and try nothing out; KVM counts as working where it was not tried out yet.
-    """
+    runner_dir: Path
+    """The runner itself, in the store that holds its items."""
+    state_dir: Path
+    """Absolute path."""
+    project_dir: Path
+    """Absolute path that relative sources of shares start at."""
+    watched: bool = False
+    """A launcher stays beside the VMM."""
+    job: bool = False
+    """Run a job instead of a login."""
+    terminal: tuple[int, int, str] | None = None
+    """Rows, columns and TERM of the terminal that the console is attached to."""
+    dry: bool = False
+    """Only show the plan, or use little of it: write nothing and try nothing out; KVM counts as
+    working where it was not tried out yet."""
+
+
+def gather(runner: Runner, start: Start) -> Facts:
+    """Return what planning needs to know about this host. Raises `HostError`, `StateError`."""
     microvm = runner.microvm
-    store_dir = runner_dir.resolve().parent
+    state_dir, dry = start.state_dir, start.dry
+    store_dir = start.runner_dir.resolve().parent
     backend = hypervisor(microvm.hypervisor)
     installed = places.installed(store_dir, backend.program)
     declared = backend.declared_program(microvm)
@@ -64,7 +74,7 @@ def gather(
         found = host_facts.program(virtiofsd.PROGRAM, declared, virtiofsd.PLACES, dry=dry)
         programs[virtiofsd.PROGRAM] = found
     for share in microvm.shares:
-        if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
+        if why := files.obstacle(start.project_dir / share.source, stat.S_ISDIR):
             raise HostError(
                 f"can't serve the share {share.tag}: {why}",
                 hint="make the directory, or correct `source`",
@@ -78,7 +88,7 @@ def gather(
         accelerator=_accelerator(backend, runner, vmm, kernel, dry=dry),
         programs=programs,
         state_dir=str(state_dir),
-        project_dir=str(project_dir),
+        project_dir=str(start.project_dir),
         store_dir=str(store_dir),
         machine_id=identity,
         secret=os.urandom(16).hex(),
@@ -90,9 +100,9 @@ def gather(
         landlock=linux.landlock_abi(),
         hugepage_kib=host_facts.hugepage_kib() if microvm.hugepage_mem else 0,
         shmem_thp=host_facts.shmem_thp() if microvm.hugepage_mem else None,
-        watched=watched,
-        job=job,
-        terminal=terminal,
+        watched=start.watched,
+        job=start.job,
+        terminal=start.terminal,
     )
 
 
@@ -105,31 +115,9 @@ def _accelerator(
     return host_facts.kvm_only(backend.name, dry=dry)
 
 
-def plan(
-    runner_dir: Path,
-    *,
-    state_dir: Path,
-    project_dir: Path,
-    watched: bool = False,
-    job: bool = False,
-    terminal: tuple[int, int, str] | None = None,
-    dry: bool = False,
-) -> LaunchPlan:
-    """Return what starting the runner would do. Raises `SpecError`, `HostError`, `StateError`.
-
-    `dry`: see `gather`; for those that only show the plan or need little of it.
-    """
-    runner = load_runner(runner_dir)
-    facts = gather(
-        runner,
-        runner_dir,
-        state_dir=state_dir,
-        project_dir=project_dir,
-        watched=watched,
-        job=job,
-        terminal=terminal,
-        dry=dry,
-    )
+def plan(runner: Runner, start: Start) -> LaunchPlan:
+    """Return what starting a runner would do. Raises `SpecError`, `HostError`, `StateError`."""
+    facts = gather(runner, start)
     backend = hypervisor(runner.microvm.hypervisor)
     if problems := backend.check(runner.microvm, facts):
         raise SpecError(problems)

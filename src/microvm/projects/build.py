@@ -11,8 +11,8 @@ from microvm.errors import SpecError
 from microvm.guests import composite, vmlinux
 from microvm.host import files
 from microvm.hypervisors import hypervisor
+from microvm.launch import planning
 from microvm.launch.foreground import Options, Outcome, foreground
-from microvm.launch.planning import plan as plan_launch
 from microvm.model.guest import SystemLock
 from microvm.model.plan import LaunchPlan
 from microvm.model.progress import Event, Progress, silent
@@ -137,14 +137,15 @@ def plan(
     """Return what running a MicroVM would execute; it is built first, nothing is started."""
     chosen = name or project.pick()
     directory = build(project, chosen, store=store, progress=progress)
-    return plan_launch(
-        directory,
+    start = planning.Start(
+        runner_dir=directory,
         state_dir=state.machine_dir(project, chosen),
         project_dir=project.directory,
         watched=True,
         job=job,
         dry=True,
     )
+    return planning.plan(planning.load_runner(directory), start)
 
 
 def run(
