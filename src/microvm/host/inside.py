@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from microvm.errors import CommandFailed, HostError, MicroVMError
-from microvm.host import linux, namespace
+from microvm.host import linux, namespace, network
 from microvm.host.files import explain
 from microvm.model.progress import Event, Progress
 
@@ -117,7 +117,7 @@ def _work(request: dict[str, Any], reporter: _Reporter, go: int) -> None:
             os._exit(1)
         paths = _attach(trees)
         if not request["network"]:
-            _loopback_up()
+            network.bring_up("lo")
         task = partial(function, request["arguments"], paths, reporter.event)
         reporter.reported(lambda: reporter.send(result=task()), request["doing"])
     reporter.send(first=child)
@@ -153,15 +153,6 @@ def _become_root() -> None:
     os.umask(0o022)
     os.chdir("/")
     os.environ |= {"HOME": "/root", "USER": "root", "LOGNAME": "root", "TMPDIR": "/tmp"}  # noqa: S108
-
-
-def _loopback_up() -> None:
-    """Bring lo up: ioctl SIOCSIFFLAGS (netdevice(7)) with IFF_UP | IFF_RUNNING."""
-    import fcntl
-    import struct
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inet:
-        fcntl.ioctl(inet, 0x8914, struct.pack("16sH14x", b"lo", 0x41))
 
 
 def empty_directory(arguments: Any, paths: dict[str, Path], report: Progress) -> None:

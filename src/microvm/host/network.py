@@ -33,6 +33,12 @@ def index(name: str) -> int | None:
         return None
 
 
+def bring_up(name: str) -> None:
+    """Bring an interface up. Raises `OSError`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        _set_flags(control, name, _IFF_UP)
+
+
 def in_use(name: str) -> bool:
     """Return whether a program holds a tap open: it has a carrier then (drivers/net/tun.c)."""
     # Not IFF_RUNNING: that lags behind by up to a second (net/core/link_watch.c).

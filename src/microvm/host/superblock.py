@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 READ = 0x10100
+"""Bytes that reach behind the last field, btrfs's (its superblock is at 64 KiB)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The user's terminal in raw mode, and pseudo-terminals for a VMM's console."""
+"""The user's terminal, pseudo-terminals for a VMM's console, and waiting for bytes at either."""
 
 import fcntl
 import os
