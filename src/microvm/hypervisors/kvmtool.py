@@ -159,7 +159,7 @@ class _Plan:
     def plan(self) -> LaunchPlan:
         runner, facts, vm = self._runner, self._facts, self._vm
         credentials = resources.credential_disk(runner, facts)
-        vsock = ("vmw_vsock_virtio_transport",) if self._context() else ()
+        vsock = (resources.VSOCK,) if self._context() else ()
         line = kernel_line(
             runner, facts,
             own=self._own_parameters(),
