@@ -15,7 +15,7 @@ import pytest
 from fake_vmm import KINDS
 
 from microvm.errors import HostError, StateError
-from microvm.host import facts, image_locks
+from microvm.host import image_locks, kvm
 from microvm.hypervisors import hypervisor
 from microvm.launch import control, foreground, starting
 from microvm.model.declaration import MicroVM
@@ -350,7 +350,7 @@ import os, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from microvm.errors import MicroVMError
-from microvm.host import facts, network, passthrough
+from microvm.host import kvm, network, passthrough
 from microvm.model.devices import Device
 from microvm.model.plan import TapPlan
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -386,22 +386,22 @@ def as_nobody():
     return run
 
 
-@pytest.mark.skipif(not facts.KVM.exists(), reason="the host has no /dev/kvm")
+@pytest.mark.skipif(not kvm.KVM.exists(), reason="the host has no /dev/kvm")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "qemu"])
 def test_kvm_without_permission_is_told_with_the_way_out(kind, as_nobody):
-    said = as_nobody(f"facts.kvm_only({kind!r})", "/dev/kvm")
+    said = as_nobody(f"kvm.only({kind!r})", "/dev/kvm")
     assert f"{kind} needs hardware virtualisation, but no permission on /dev/kvm" in said
     assert "usermod -aG kvm" in said
     assert "--hypervisor qemu" in said
-    shown = as_nobody(f"print(facts.kvm_only({kind!r}, dry=True))", "/dev/kvm")
+    shown = as_nobody(f"print(kvm.only({kind!r}, dry=True))", "/dev/kvm")
     assert "it would not start here: no permission on /dev/kvm" in shown
 
 
-@pytest.mark.skipif(not facts.KVM.exists(), reason="the host has no /dev/kvm")
+@pytest.mark.skipif(not kvm.KVM.exists(), reason="the host has no /dev/kvm")
 def test_kvm_that_is_declared_is_refused_by_a_run_and_shown_by_a_plan(as_nobody):
-    said = as_nobody("facts.accelerator(None, Path(), 'kvm')", "/dev/kvm")
+    said = as_nobody("kvm.accelerator(None, Path(), 'kvm')", "/dev/kvm")
     assert "accel is kvm, but no permission on /dev/kvm" in said
-    shown = as_nobody("print(facts.accelerator(None, Path(), 'kvm', dry=True))", "/dev/kvm")
+    shown = as_nobody("print(kvm.accelerator(None, Path(), 'kvm', dry=True))", "/dev/kvm")
     assert "kind='kvm', reason='it would not start here: no permission on /dev/kvm" in shown
 
 

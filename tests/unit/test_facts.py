@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from microvm.errors import HostError
-from microvm.host import facts
-from microvm.host.facts import Trials, Verdict
+from microvm.host import facts, kvm
+from microvm.host.kvm import Trials, Verdict
 from microvm.model.facts import Program
 
 WORKS = "echo 'Linux version 6.12'"
@@ -132,14 +132,14 @@ def test_a_record_that_can_not_be_written_costs_a_trial_and_no_more(tmp_path, qe
 
 
 def test_a_trial_fits_the_kind_of_host():
-    arm = " ".join(facts.trial_command("qemu", KERNEL, "aarch64"))
-    intel = " ".join(facts.trial_command("qemu", KERNEL, "x86_64"))
+    arm = " ".join(kvm.trial_command("qemu", KERNEL, "aarch64"))
+    intel = " ".join(kvm.trial_command("qemu", KERNEL, "x86_64"))
     assert "-machine virt" in arm
     assert "console=ttyAMA0" in arm
     assert "reboot=t" not in arm
     assert "-machine q35" in intel
     assert "console=ttyS0" in intel
-    assert facts.trial_command("qemu", KERNEL, "riscv64") is None
+    assert kvm.trial_command("qemu", KERNEL, "riscv64") is None
 
 
 def test_the_time_in_a_log_of_crosvm_is_no_version(tmp_path):
@@ -151,12 +151,12 @@ def test_the_time_in_a_log_of_crosvm_is_no_version(tmp_path):
 
 def test_emulation_on_demand_tries_nothing():
     never = Program(path="/nosuch", version=(1,))
-    assert facts.accelerator(never, KERNEL, "tcg").kind == "tcg"
+    assert kvm.accelerator(never, KERNEL, "tcg").kind == "tcg"
 
 
 def test_a_dry_look_tries_and_writes_nothing(tmp_path, qemu):
     program = qemu(WORKS)
-    assert facts.accelerator(program, KERNEL, None, dry=True).reason
+    assert kvm.accelerator(program, KERNEL, None, dry=True).reason
     assert not (tmp_path / "qemu.calls").exists()
     state = tmp_path / "state"
     assert facts.host_id(state, dry=True)

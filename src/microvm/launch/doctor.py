@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from microvm.errors import MicroVMError
-from microvm.host import facts, namespace, places, process
+from microvm.host import facts, kvm, namespace, places, process
 from microvm.hypervisors import Hypervisor, hypervisor, virtiofsd
 from microvm.model.declaration import HypervisorKind
 from microvm.model.facts import dotted
@@ -58,8 +58,7 @@ def examine(store: Path) -> list[Finding]:
 
 
 def _kvm() -> Iterator[Finding]:
-    module = facts.kvm_module()
-    obstacle = facts.kvm_obstacle()
+    module, obstacle = kvm.module(), kvm.obstacle()
     if obstacle is None:
         text = f"/dev/kvm by {module or 'an unknown module'}; tried out before the first guest"
         yield Finding(topic="kvm", state="good", text=text)
@@ -67,7 +66,7 @@ def _kvm() -> Iterator[Finding]:
     mend = None
     if "permission" in obstacle:
         mend = "sudo usermod -aG kvm $USER    # then log in again"
-    elif not facts.KVM.exists():
+    elif not kvm.KVM.exists():
         mend = "sudo modprobe kvm_intel || sudo modprobe kvm_amd"
     text = f"{obstacle}; guests are emulated, about ten times slower"
     yield Finding(topic="kvm", state="lacking", text=text, mend=mend)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from microvm.errors import HostError, SpecError, StateError
 from microvm.host import facts as host_facts
-from microvm.host import files, linux, places, volumes
+from microvm.host import files, kvm, linux, places, volumes
 from microvm.hypervisors import Hypervisor, hypervisor, resources, virtiofsd
 from microvm.hypervisors.features import Feature
 from microvm.model.codec import from_plain
@@ -111,8 +111,8 @@ def _accelerator(
 ) -> Accelerator:
     """Return how virtual CPUs are run."""
     if backend.support(Feature.ACCEL_TCG).available:
-        return host_facts.accelerator(vmm, kernel, runner.microvm.accel, dry=dry)
-    return host_facts.kvm_only(backend.name, dry=dry)
+        return kvm.accelerator(vmm, kernel, runner.microvm.accel, dry=dry)
+    return kvm.only(backend.name, dry=dry)
 
 
 def plan(runner: Runner, start: Start) -> LaunchPlan:

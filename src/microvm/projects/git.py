@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 from microvm.errors import CommandFailed, MicroVMError
-from microvm.host import files, process
-from microvm.host.facts import cache_dir
+from microvm.host import cache, files, process
 
 TIMEOUT_S = 300
 _QUIET = {
@@ -37,7 +36,7 @@ def fetch(url: str, ref: str | None) -> Path:
     """
     program = process.require_program("git", "git")
     key = hashlib.sha256(f"{url}\0{ref or ''}".encode()).hexdigest()[:32]
-    directory = cache_dir() / "git" / key
+    directory = cache.directory() / "git" / key
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
