@@ -62,11 +62,13 @@ def program(
     names the package when it is not there.
     """
     path = process.find_program(declared or name, places)
+    if path is None and declared:
+        raise _no_program(name, declared)
     if path is None:
         hint = f"install it: apt install {package(name)}"
         if name in _UNPACKAGED:
             hint = f"{_UNPACKAGED[name]}; or put it on PATH, or say where it is (`program`)"
-        raise HostError(f"the program {declared or name} is missing", hint=hint)
+        raise HostError(f"the program {name} is missing", hint=hint)
     info = path.stat()
     key = f"{name}:{path}:{info.st_size}:{info.st_mtime_ns}"
     record = cache_dir() / "programs.json"
@@ -81,10 +83,31 @@ def program(
     return found
 
 
+_ANOTHER = "mend or reinstall it, or name another (`program`)"
+
+
+def _no_program(name: str, declared: str) -> HostError:
+    """Say why a declared program can't be it."""
+    path = Path(declared)
+    why = "is not on PATH"
+    if path.is_dir():
+        why = "is a directory"
+    elif path.exists():
+        why = "is not executable"
+    elif "/" in declared:
+        why = "is not there"
+    message = f"the declared program for {name}, {declared}, {why}"
+    return HostError(message, hint=f"correct `program`, or leave it out: {name} is looked for then")
+
+
 def _ask(name: str, path: Path) -> Program:
     if name == "crosvm":
         return Program(path=str(path), version=())  # its numbers are a log's time, never a version
-    done = process.run([path, "--version"], timeout_s=10, check=False, doing=f"ask {path.name}")
+    doing = f"ask {path.name} for its version"
+    try:
+        done = process.run([path, "--version"], timeout_s=10, check=False, doing=doing)
+    except MicroVMError as error:
+        raise HostError(error.message, hint=error.hint or f"is it {name}? {_ANOTHER}") from error
     text = (done.stdout + done.stderr).decode(errors="replace")
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     version = tuple(int(part) for part in match.groups() if part) if match else ()
@@ -92,6 +115,12 @@ def _ask(name: str, path: Path) -> Program:
     if name == "virtiofsd":
         # The C one drops groups before it looks at its options, which only root may.
         flavour = "c" if re.search("FUSE|fuse|setgroups", text) else "rust"
+    elif not version and done.returncode != 0:  # one that can't say that can't run guests either
+        raise HostError(
+            f"could not {doing}: it {process.ended(done.returncode)}"
+            f"{process.last_words(text.encode(), 3)}",
+            hint=f"is {path} a working {name}? {_ANOTHER}",
+        )
     return Program(path=str(path), version=version, flavour=flavour)
 
 

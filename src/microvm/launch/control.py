@@ -1,5 +1,6 @@
 """Talk to a running machine's VMM: shut the guest down, set its balloon."""
 
+import os
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from microvm.host import process, stream
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Ballooning, Control
+from microvm.launch import planning
 from microvm.model.runner import Runner
 
 
@@ -15,7 +17,8 @@ def open_control(runner: Runner, state_dir: Path, *, timeout_s: float) -> Contro
     """Return a handle on the machine that runs in `state_dir`. Raises `ApiError` if none does."""
     backend = hypervisor(runner.microvm.hypervisor)
     path = state_dir / (runner.microvm.socket or backend.control_socket)
-    declared = backend.declared_program(runner.microvm)
+    project = Path(os.environ.get(planning.PROJECT, state_dir))
+    declared = process.placed(backend.declared_program(runner.microvm), project)
     program = process.find_program(declared or backend.program) or ""
     return backend.control(
         path, timeout_s=timeout_s, program=str(program), mem_mib=runner.microvm.mem

@@ -15,7 +15,6 @@ USAGE = (
     "usage: microvm-launch run|shutdown|balloon|tap-up|tap-down|macvtap-up|macvtap-down|"
     "virtiofsd-run RUNNER [SIZE]\n"
 )
-PROJECT = "MICROVM_PROJECT"
 """Variable with the project directory, which relative sources of shares start at."""
 
 
@@ -41,7 +40,7 @@ def _runner(path: Path) -> Path:
 
 def _plan(runner_dir: Path) -> LaunchPlan:
     state_dir = Path.cwd()
-    project_dir = Path(os.environ.get(PROJECT, state_dir))
+    project_dir = Path(os.environ.get(planning.PROJECT, state_dir))
     return planning.plan(runner_dir, state_dir=state_dir, project_dir=project_dir)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from microvm.errors import HostError, SpecError, StateError
 from microvm.host import facts as host_facts
-from microvm.host import files, linux, places, volumes
+from microvm.host import files, linux, places, process, volumes
 from microvm.hypervisors import hypervisor, resources
 from microvm.hypervisors.virtiofsd import PLACES
 from microvm.model.codec import from_plain
@@ -17,6 +17,8 @@ from microvm.model.plan import LaunchPlan
 from microvm.model.runner import SCHEMA, Runner
 
 RUNNER_FILE = "share/microvm/runner.json"
+PROJECT = "MICROVM_PROJECT"
+"""Variable with the project's directory, for the scripts of a runner."""
 
 
 def load_runner(runner_dir: Path) -> Runner:
@@ -56,12 +58,13 @@ def gather(
     store_dir = runner_dir.resolve().parent
     backend = hypervisor(microvm.hypervisor)
     installed = places.installed(store_dir, backend.program)
-    declared = backend.declared_program(microvm)
+    declared = process.placed(backend.declared_program(microvm), project_dir)
     vmm = host_facts.program(backend.program, declared, installed, dry=dry)
     programs: dict[str, Program] = {backend.program: vmm}
     shared = [share for share in microvm.shares if share.proto == "virtiofs"]
     if shared or (not microvm.store_on_disk and microvm.store_proto == "virtiofs"):
-        found = host_facts.program("virtiofsd", microvm.virtiofsd.program, PLACES, dry=dry)
+        named = process.placed(microvm.virtiofsd.program, project_dir)
+        found = host_facts.program("virtiofsd", named, PLACES, dry=dry)
         programs["virtiofsd"] = found
     for share in microvm.shares:
         if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
