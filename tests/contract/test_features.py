@@ -253,6 +253,14 @@ def test_a_name_that_cloud_hypervisor_can_not_be_told_is_refused(version, image,
         assert f'path="{image}",' in " ".join(plan(declared, known).argv)
 
 
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "vhd", "vhdx"])
+def test_cloud_hypervisor_does_not_warn_that_an_image_can_not_discard(kind):
+    volume = Volume(image="v", auto_create=False, image_type=kind)
+    declared = MicroVM(hypervisor="cloud-hypervisor", volumes=(volume,))
+    [disk] = [word for word in plan(declared, facts("cloud-hypervisor")).argv if "path=v," in word]
+    assert ("sparse=off" in disk) == (kind in ("vhd", "vhdx"))
+
+
 def test_qemu_does_not_go_on_without_the_vhost_net_that_was_asked_for():
     taps = (TAP, Interface(type="tap", id="t1", tap=TapOptions(vhost=True)))
     known = facts("qemu", vhost_net=False)

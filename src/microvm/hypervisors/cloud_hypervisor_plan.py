@@ -144,7 +144,7 @@ class CloudHypervisorPlan:
         text += f",readonly={'on' if disk.read_only else 'off'}"
         if self.version >= IMAGE_TYPE_SINCE:
             text += f",image_type={disk.image_type}"
-            if disk.read_only:
+            if disk.read_only or disk.image_type in ("vhd", "vhdx"):
                 text += ",sparse=off"  # it would warn that it can't discard
         if disk.direct is not None:
             text += f",direct={'on' if disk.direct else 'off'}"

@@ -9,11 +9,10 @@ from microvm.errors import Problem
 from microvm.host.files import obstacle
 from microvm.hypervisors.kernel_line import ROOM
 from microvm.hypervisors.qemu_plan import CONTROL, JOB, WATCH
-from microvm.hypervisors.qemu_syntax import FORMATS
 from microvm.model import forwards
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import ForwardPort, Volume, names_device, shortest
-from microvm.projects import guest_rules, keypath
+from microvm.projects import guest_rules, keypath, lone_rules
 
 SOCKET_LIMIT = 107
 HUGE_PAGE_MIB = 2
@@ -111,6 +110,10 @@ def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             )
 
 
+_FORMAT = {"vhd": "vpc -o subformat=fixed,force_size=on"}
+"""qemu-img's words; cloud-hypervisor takes no other kind of VHD."""
+
+
 def _not_raw(volume: Volume, key: str) -> Iterator[Problem]:
     """What is done only with raw images."""
     kind = volume.image_type
@@ -119,7 +122,7 @@ def _not_raw(volume: Volume, key: str) -> Iterator[Problem]:
             where=f"{key}.auto_create",
             message=f"images are made here raw, not {kind}",
             hint="set it to false, and make the image of a raw one with a file system: "
-            f"qemu-img convert -f raw -O {FORMATS[kind]} RAW {volume.image}",
+            f"qemu-img convert -f raw -O {_FORMAT.get(kind, kind)} RAW {volume.image}",
         )
     if volume.size is not None:
         message = f"the size of a {kind} image is not looked at"
@@ -330,7 +333,7 @@ def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 
 _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
     _devices, _volumes, _state, _shares, _interfaces, _addresses, _opened_for_the_guest, _machine,
-    _memory, _kernel_params, _accounts,
+    _memory, _kernel_params, _accounts, lone_rules.lone,
     guest_rules.mounts, guest_rules.files, guest_rules.places, guest_rules.units,
     guest_rules.packages, guest_rules.accounts,
 )  # fmt: skip
