@@ -20,6 +20,7 @@ from microvm.model.devices import (
     Interface,
     MacvtapOptions,
     PcieRootPort,
+    QemuDeviceOptions,
     Share,
     TapOptions,
     Volume,
@@ -210,6 +211,35 @@ LIMITS = [
         )
     ),
     ("qemu", {"hotplug_mem": 128, "qemu": QemuOptions(machine="microvm")}, "qemu.machine"),
+    *(
+        (kind, {"devices": (Device(bus="pci", path="vendorid=0x1"),)}, "devices.0.path")
+        for kind in ("cloud-hypervisor", "crosvm", "kvmtool")
+    ),
+    *(
+        ("qemu", {"devices": (Device(bus="usb", path=path),)}, "devices.0.path")
+        for path in ("vendorid=0x12345", "productid=hello", "hostbus=1,hostport=a", "hostaddr=0x1")
+    ),
+    (
+        "qemu",
+        {"devices": (Device(bus="usb", path="hostbus=1", qemu=QemuDeviceOptions(id="9x")),)},
+        "devices.0.qemu.id",
+    ),
+    (
+        "qemu",
+        {"qemu": QemuOptions(pcie_root_ports=(PcieRootPort(id="p", addr="zz"),))},
+        "qemu.pcie_root_ports.0.addr",
+    ),
+    ("qemu", {"interfaces": (Interface(type="user", id="0n"),)}, "interfaces.0.id"),
+    ("qemu", {"credential_files": {"a" * 29: "x"}}, f"credential_files.{'a' * 29}"),
+    ("crosvm", {"vcpu": 255}, "vcpu"),
+    *(
+        (
+            kind,
+            {"interfaces": tuple(Interface(type="tap", id=f"t{n}") for n in range(30))},
+            "interfaces",
+        )
+        for kind in ("qemu", "cloud-hypervisor", "firecracker", "crosvm")
+    ),
     ("cloud-hypervisor", {"hotplug_mem": 128, "hotplugged_mem": 3}, "hotplugged_mem"),
     *(
         (kind, {"volumes": tuple(Volume(image=f"{n}", size=1) for n in range(24))}, "volumes")
@@ -259,6 +289,33 @@ def test_cloud_hypervisor_does_not_warn_that_an_image_can_not_discard(kind):
     declared = MicroVM(hypervisor="cloud-hypervisor", volumes=(volume,))
     [disk] = [word for word in plan(declared, facts("cloud-hypervisor")).argv if "path=v," in word]
     assert ("sparse=off" in disk) == (kind in ("vhd", "vhdx"))
+
+
+def test_all_names_that_cloud_hypervisor_can_not_be_told_are_told_at_once():
+    declared = MicroVM(
+        hypervisor="cloud-hypervisor", socket='a"b',
+        volumes=(Volume(image='a"[', size=1), Volume(image="a[b", size=1)),
+    )  # fmt: skip
+    backend = hypervisor("cloud-hypervisor")
+    places = ["socket", "volumes.0.image"]
+    assert [problem.where for problem in backend.check(declared)] == places
+    known = facts("cloud-hypervisor", 47, 0)
+    old = [problem.where for problem in backend.check(declared, known)]
+    assert old == [*places, "volumes.1.image"]
+
+
+def test_kvmtool_is_not_sent_to_a_directory_that_it_can_not_be_told():
+    share = Share(tag="s", source="s", mount_point="/s", proto="9p")
+    known = facts("kvmtool", store_dir="/a,b", project_dir="/c,d")
+    found = hypervisor("kvmtool").check(MicroVM(hypervisor="kvmtool", shares=(share,)), known)
+    assert [problem.where for problem in found] == ["store", "shares.0.source"]
+    assert all(problem.hint for problem in found)
+
+
+def test_an_emulated_cpu_is_not_the_hosts():
+    known = facts("qemu", accelerator=Accelerator(kind="tcg", reason="declared"))
+    [problem] = hypervisor("qemu").check(MicroVM(accel="tcg", cpu="host,pmu=off"), known)
+    assert (problem.where, problem.hint) == ("cpu", "leave it out, or say max")
 
 
 def test_qemu_does_not_go_on_without_the_vhost_net_that_was_asked_for():

@@ -3,12 +3,14 @@
 Sources: its documentation and vmm/src of v40 to v53.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from microvm.errors import Problem
 from microvm.hypervisors import limits, virtiofsd
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.cloud_hypervisor_plan import CONTROL, PROGRAM, CloudHypervisorPlan
+from microvm.hypervisors.cloud_hypervisor_syntax import QUOTED_BRACKETS_SINCE, unsayable
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
 from microvm.model.declaration import MicroVM
@@ -19,6 +21,17 @@ from microvm.model.runner import Runner
 PCI_SLOTS = 31
 """Slots of its first PCI segment, less the host bridge."""
 _UNSAYABLE = frozenset(',"[]')
+
+
+def _names(vm: MicroVM, version: tuple[int, ...]) -> Iterator[Problem]:
+    """Yield every declared name that the command line has no way to say."""
+    named = [("socket", vm.socket)] if vm.socket else []
+    named += [(f"volumes.{i}.image", volume.image) for i, volume in enumerate(vm.volumes)]
+    named += [
+        (f"shares.{i}.socket", each.socket) for i, each in enumerate(vm.shares) if each.socket
+    ]
+    for where, name in named:
+        yield from unsayable(name, version, where)
 
 
 class CloudHypervisor(Hypervisor):
@@ -53,8 +66,9 @@ class CloudHypervisor(Hypervisor):
         """Refuse what its command line, its slots and its memory device have no room for."""
         problems = [
             *limits.devices(microvm, PCI_SLOTS, own=8),
-            *limits.hotplug(microvm),
-        ]
+            *limits.hotplug(microvm), *limits.pci_addresses(microvm),
+        ]  # fmt: skip
+        problems += _names(microvm, QUOTED_BRACKETS_SINCE)
         for index, text in enumerate(microvm.cloud_hypervisor.platform_oem_strings):
             if _UNSAYABLE.intersection(text):
                 problems.append(
@@ -67,9 +81,12 @@ class CloudHypervisor(Hypervisor):
         return problems
 
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
-        """Refuse what this virtiofsd can't do."""
+        """Refuse what this virtiofsd can't do, and names that an old version can't be told."""
         found = facts.programs.get(virtiofsd.PROGRAM)
-        return list(virtiofsd.unmet(found, microvm)) if found else []
+        problems = list(virtiofsd.unmet(found, microvm)) if found else []
+        version = facts.programs[PROGRAM].version or QUOTED_BRACKETS_SINCE
+        told = list(_names(microvm, QUOTED_BRACKETS_SINCE))
+        return problems + [each for each in _names(microvm, version) if each not in told]
 
     def control(
         self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0

@@ -21,12 +21,18 @@ _JOINED = frozenset({"--balloon", "--cpus", "--memory", "--platform", "--rng", "
 """Options that are one list of `key=value`."""
 
 
-def value(text: str, version: tuple[int, ...], where: str) -> str:
-    """Return a value as the parser wants it. Raises `SpecError`, naming the key `where`."""
+def unsayable(text: str, version: tuple[int, ...], where: str) -> Iterator[Problem]:
+    """Yield why the parser can't be given a value, naming the key `where`."""
     if '"' in text or (version < QUOTED_BRACKETS_SINCE and ("[" in text or "]" in text)):
         message = f"cloud-hypervisor's command line can't name {text!r}"
         hint = "choose another name, without double quotes and brackets"
-        raise SpecError([Problem(where=where, message=message, hint=hint)])
+        yield Problem(where=where, message=message, hint=hint)
+
+
+def value(text: str, version: tuple[int, ...], where: str) -> str:
+    """Return a value as the parser wants it. Raises `SpecError`, naming the key `where`."""
+    if problems := list(unsayable(text, version, where)):
+        raise SpecError(problems)
     plain = not SPECIAL.intersection(text) and text == text.strip()
     return text if plain else f'"{text}"'
 

@@ -25,6 +25,7 @@ CONTROL = "crosvm.sock"
 JOB = "job.sock"
 PCI_SLOTS = 31
 """Slots of its root bus, less the host bridge."""
+MOST_VCPUS = 254
 STATUSES = {
     32: "reboot",
     33: "crosvm told of a crash of the guest",
@@ -62,7 +63,11 @@ class Crosvm(Hypervisor):
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its balloon can't do and its bus has no room for."""
-        problems = [*limits.devices(microvm, PCI_SLOTS, own=10)]
+        problems = [*limits.devices(microvm, PCI_SLOTS, own=10), *limits.pci_addresses(microvm)]
+        if microvm.vcpu > MOST_VCPUS:
+            message = f"{microvm.vcpu} virtual CPUs; crosvm has at most {MOST_VCPUS}"
+            hint = "say less, or use qemu or cloud-hypervisor"
+            problems.append(Problem(where="vcpu", message=message, hint=hint))
         if microvm.balloon and microvm.deflate_on_oom is False:
             message = "crosvm's balloon always gives memory back when the guest runs out"
             problems.append(Problem(where="deflate_on_oom", message=message, hint="leave it out"))

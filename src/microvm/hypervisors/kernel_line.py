@@ -59,7 +59,8 @@ def kernel_line(
     line = " ".join((*words, *runner.system.kernel_params, *late, *microvm.kernel_params))
     if len(line) > LIMIT:
         message = f"the kernel command line has {len(line)} bytes, the kernel takes {LIMIT}"
-        raise SpecError([Problem(where="kernel_params", message=message)])
+        hint = "say fewer kernel_params"
+        raise SpecError([Problem(where="kernel_params", message=message, hint=hint)])
     return line
 
 

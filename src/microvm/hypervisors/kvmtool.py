@@ -64,9 +64,25 @@ class Kvmtool(Hypervisor):
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its command line and its devices can't say."""
         return [
-            *limits.kernel_for_9p(microvm), *_disk_problems(microvm), *_share_problems(microvm),
-            *_other_problems(microvm),
+            *limits.kernel_for_9p(microvm), *limits.pci_addresses(microvm),
+            *_disk_problems(microvm), *_share_problems(microvm), *_other_problems(microvm),
         ]  # fmt: skip
+
+    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+        """Refuse directories that its command line can't name."""
+        places = [("store", facts.store_dir)]
+        places += [
+            (f"shares.{index}.source", facts.project_dir)
+            for index, share in enumerate(microvm.shares)
+            if not share.source.startswith("/")
+        ]
+        message = "kvmtool's command line can't name a path with a comma: {}"
+        hint = "move it; or use another hypervisor"
+        return [
+            Problem(where=where, message=message.format(path), hint=hint)
+            for where, path in places
+            if "," in path
+        ]
 
     def control(
         self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0

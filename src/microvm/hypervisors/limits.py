@@ -13,12 +13,28 @@ BLOCK_MIB = 2
 
 def devices(microvm: MicroVM, slots: int, *, own: int) -> Iterator[Problem]:
     """Refuse more devices than there are slots; `own`: the root's layers and what we add."""
-    used = own + sum(
-        map(len, (microvm.volumes, microvm.shares, microvm.interfaces, microvm.devices))
-    )
+    declared = ("volumes", "shares", "interfaces", "devices")
+    used = own + sum(len(getattr(microvm, key)) for key in declared)
     if used > slots:
         message = f"{used} devices, {own} of them our own; {microvm.hypervisor} has {slots} slots"
-        yield Problem(where="volumes", message=message, hint="use fewer, larger volumes")
+        yield too_many(microvm, message)
+
+
+def too_many(microvm: MicroVM, message: str) -> Problem:
+    """Return a refusal that names the devices of which there are most."""
+    kinds = ("volumes", "shares", "interfaces", "devices")
+    where = max(kinds, key=lambda key: len(getattr(microvm, key)))
+    hint = "use fewer, larger volumes" if where == "volumes" else f"use fewer {where}"
+    return Problem(where=where, message=message, hint=hint)
+
+
+def pci_addresses(microvm: MicroVM) -> Iterator[Problem]:
+    """Refuse PCI devices that are named like those of USB."""
+    for index, device in enumerate(microvm.devices):
+        if device.bus == "pci" and "=" in device.path:
+            message = f"{device.path} is no PCI address"
+            hint = "such as 0000:03:00.0 (`lspci -D`)"
+            yield Problem(where=f"devices.{index}.path", message=message, hint=hint)
 
 
 def hotplug(microvm: MicroVM) -> Iterator[Problem]:
