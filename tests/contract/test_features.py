@@ -58,6 +58,7 @@ ASKING: dict[Feature, tuple[dict, dict]] = {
         {"shares": (Share(tag="s", source="s", mount_point="/s", dax=True),)},
     ),
     Feature.ROOT_SHARED: ({}, {"store_on_disk": False}),
+    Feature.ROOT_9P: ({"store_on_disk": False}, {"store_proto": "9p"}),
     Feature.NET_USER: ({}, {"interfaces": (Interface(type="user", id="n"),)}),
     Feature.NET_TAP: ({}, {"interfaces": (TAP,)}),
     Feature.NET_MACVTAP: (
@@ -374,3 +375,14 @@ def test_the_page_of_what_was_seen_refuses_what_the_rows_refuse():
                 kind,
                 feature,
             )
+
+
+@pytest.mark.parametrize("feature", Feature)
+def test_those_that_are_named_instead_take_what_was_refused(feature):
+    first, more = ASKING[feature]
+    for name in able(feature):
+        known = facts(name)
+        if feature is Feature.ACCEL_TCG:
+            known = replace(known, accelerator=Accelerator(kind="tcg", reason="declared"))
+        declared = MicroVM(hypervisor=name, **{**first, **more})
+        assert hypervisor(name).check(declared, known) == []

@@ -53,7 +53,7 @@ class Firecracker(Hypervisor):
         ),
         Support(
             feature=Feature.CPU_MODEL, available=False,
-            instead="use a CPU template (firecracker.cpu)",
+            instead="leave `cpu` out, and use a CPU template (firecracker.cpu)",
         ),
         Support(feature=Feature.SHARE_9P, available=False, instead="use a volume"),
         Support(feature=Feature.SHARE_VIRTIOFS, available=False, instead="use a volume"),

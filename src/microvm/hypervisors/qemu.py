@@ -40,6 +40,7 @@ class Qemu(Hypervisor):
         Support(feature=Feature.SHARE_9P),
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
+        Support(feature=Feature.ROOT_9P),
         Support(feature=Feature.NET_USER),
         Support(feature=Feature.NET_TAP),
         Support(feature=Feature.NET_BRIDGE),
