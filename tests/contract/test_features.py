@@ -284,6 +284,23 @@ def test_a_name_that_cloud_hypervisor_can_not_be_told_is_refused(version, image,
         assert f'path="{image}",' in " ".join(plan(declared, known).argv)
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "guesses"),
+    [
+        ("qemu", (10, 0), False), ("firecracker", (1, 16), False), ("crosvm", (), True),
+        ("kvmtool", (3, 18), True), ("cloud-hypervisor", (50, 0), True),
+        ("cloud-hypervisor", (53, 0), False),
+    ],
+)  # fmt: skip
+def test_images_are_looked_at_where_a_hypervisor_guesses_their_format(kind, version, guesses):
+    declared = MicroVM(hypervisor=kind, volumes=(Volume(image="v", size=1),))
+    known = facts(kind)
+    program = Program(path="/usr/bin/vmm", version=version)
+    known = replace(known, programs={**known.programs, hypervisor(kind).program: program})
+    [volume] = plan(declared, known).volumes
+    assert volume.guessed == guesses
+
+
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "vhd", "vhdx"])
 def test_cloud_hypervisor_does_not_warn_that_an_image_can_not_discard(kind):
     volume = Volume(image="v", auto_create=False, image_type=kind)

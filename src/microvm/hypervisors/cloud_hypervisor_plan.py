@@ -54,6 +54,7 @@ class CloudHypervisorPlan:
             common,
             argv=self.arguments.words(),
             credentials=resources.credential_disk(runner, facts),
+            volumes=resources.volume_plans(runner, guessed=self.guesses),
             helpers=tuple(self.helpers),
             opened=resources.opened(runner, queues=self.queues),
             sockets=(control, *hybrid_vsock.sockets(runner, facts)),
@@ -67,6 +68,11 @@ class CloudHypervisorPlan:
     def version(self) -> tuple[int, ...]:
         """The program's version; one that is not known counts as a later one."""
         return self.facts.programs[PROGRAM].version or (1 << 16,)
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it can't be told the format of an image."""
+        return self.version < IMAGE_TYPE_SINCE
 
     @property
     def queues(self) -> int:
@@ -130,8 +136,7 @@ class CloudHypervisorPlan:
     def _disks(self) -> None:
         for disk in resources.disks_with_credentials(self.runner, self.facts):
             self.arguments.add("--disk", self._disk(disk))
-        guesses = self.version < IMAGE_TYPE_SINCE
-        if guesses and any(not volume.read_only for volume in self.runner.microvm.volumes):
+        if self.guesses and any(not volume.read_only for volume in self.runner.microvm.volumes):
             self.notes.append(
                 "cloud-hypervisor before 51 guesses the format of an image: a guest that writes "
                 "another format's header to its disk could read files of the host"

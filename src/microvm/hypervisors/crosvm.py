@@ -154,6 +154,7 @@ class _Plan:
         return replace(
             resources.common_plan(runner, facts, control),
             argv=tuple(argv),
+            volumes=resources.volume_plans(runner, guessed=True),
             helpers=tuple(each.helper for each in self._served),
             credentials=credentials,
             opened=resources.opened(runner),

@@ -216,6 +216,7 @@ class _Plan:
             env={"HOME": "."},  # its socket lies below, at a path that is short enough
             files={BALLOON: "0\n", **self._power_files()},
             credentials=credentials,
+            volumes=resources.volume_plans(runner, guessed=True),
             opened=resources.opened(runner),
             directories=(".lkvm",),
             sockets=(Kvmtool.control_socket,),
