@@ -106,7 +106,7 @@ def facts(kind, *version, **more):
     program = Program(path="/usr/bin/vmm", version=version or (99, 0))
     virtiofsd = Program(path="/v", version=(1, 13), flavour="rust")
     return Facts(**{
-        "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3, "vhost_net": True, "root": True,
+        "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3, "vhost_net": True, "root": True, "hugetlbfs": "/h",
         "programs": {hypervisor(kind).program: program, "virtiofsd": virtiofsd},
         "state_dir": "/s", "project_dir": "/p", "store_dir": "/st", "machine_id": "1" * 32, **more,
     })  # fmt: skip

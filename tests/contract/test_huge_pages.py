@@ -25,6 +25,31 @@ def test_crosvm_has_transparent_ones_where_the_host_gives_them(said, where):
     assert problems(said) == where
 
 
+@pytest.mark.parametrize(("place", "where"), [(None, ["hugepage_mem"]), ("/dev/hugepages", [])])
+def test_kvmtool_has_those_of_a_file_system(place, where):
+    facts = Facts(
+        accelerator=Accelerator(kind="kvm", reason=""), programs={}, state_dir="/state",
+        project_dir="/project", store_dir="/store", machine_id="1" * 32, hugetlbfs=place,
+    )  # fmt: skip
+    found = hypervisor("kvmtool").check(MicroVM(hypervisor="kvmtool", hugepage_mem=True), facts)
+    assert [problem.where for problem in found] == where
+    assert all("mount -t hugetlbfs" in problem.hint for problem in found)
+
+
+def test_the_file_system_of_huge_pages_is_found_among_the_mounts(tmp_path):
+    (tmp_path / "two words").mkdir()
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "tmpfs /run tmpfs rw 0 0\n"
+        f"none {tmp_path}/nosuch hugetlbfs rw,pagesize=2M 0 0\n"
+        f"none {tmp_path} hugetlbfs rw,pagesize=1024M 0 0\n"
+        f"none {tmp_path}/two\\040words hugetlbfs rw,pagesize=2M 0 0\n"
+    )
+    assert host_facts.hugetlbfs(mounts) == f"{tmp_path}/two words"
+    mounts.write_text("tmpfs /run tmpfs rw 0 0\n")
+    assert host_facts.hugetlbfs(mounts) is None
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("always within_size advise [never] deny force\n", "never"), ("[advise] never", "advise")],

@@ -197,7 +197,7 @@ def outcome(vm, tmp_path):
     backend = hypervisor(vm.hypervisor)
     path = backend.declared_program(vm) or "/usr/bin/vmm"
     facts = Facts(
-        accelerator=Accelerator(kind=vm.accel or "kvm", reason=""), landlock=3, vhost_net=True, root=True,
+        accelerator=Accelerator(kind=vm.accel or "kvm", reason=""), landlock=3, vhost_net=True, root=True, hugetlbfs="/h",
         programs={
             backend.program: Program(path=path, version=(99, 0)),
             "virtiofsd": Program(path=vm.virtiofsd.program or "/v", version=(1,), flavour="rust"),

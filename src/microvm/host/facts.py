@@ -171,6 +171,16 @@ def hugepage_kib(meminfo: Path = Path("/proc/meminfo")) -> int:
     return int(found[1]) if found else 0
 
 
+def hugetlbfs(mounts: Path = Path("/proc/mounts")) -> str | None:
+    """Return where a hugetlbfs is mounted that we may write to, and its pages are no giants."""
+    for line in mounts.read_text().splitlines():
+        _, place, kind, options, *_ = line.split(" ")
+        path = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), place)  # proc_mounts
+        if kind == "hugetlbfs" and "pagesize=1024M" not in options and os.access(path, os.W_OK):
+            return path
+    return None
+
+
 def shmem_thp(place: Path = Path("/sys/kernel/mm/transparent_hugepage")) -> str:
     """Return when shared memory gets transparent huge pages: `advise`, `never` and so on."""
     try:

@@ -45,6 +45,7 @@ class Kvmtool(Hypervisor):
     control_socket = ".lkvm/vm.sock"
     one_disk = True
     supports = (
+        Support(feature=Feature.HUGE_PAGES),
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.DIRECT),
         Support(feature=Feature.SHARE_9P),
@@ -69,7 +70,7 @@ class Kvmtool(Hypervisor):
         ]  # fmt: skip
 
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
-        """Refuse directories that its command line can't name."""
+        """Refuse directories that its command line can't name, and huge pages that are nowhere."""
         places = [("store", facts.store_dir)]
         places += [
             (f"shares.{index}.source", facts.project_dir)
@@ -78,11 +79,18 @@ class Kvmtool(Hypervisor):
         ]
         message = "kvmtool's command line can't name a path with a comma: {}"
         hint = "move it; or use another hypervisor"
-        return [
+        problems = [
             Problem(where=where, message=message.format(path), hint=hint)
             for where, path in places
             if "," in path
         ]
+        if microvm.hugepage_mem and facts.hugetlbfs is None:
+            message = (
+                "kvmtool takes huge pages from a hugetlbfs; none is mounted that we may write to"
+            )
+            hint = "sudo mount -t hugetlbfs -o uid=$USER none /dev/hugepages, or use qemu"
+            problems.append(Problem(where="hugepage_mem", message=message, hint=hint))
+        return problems
 
     def control(
         self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
@@ -299,6 +307,8 @@ class _Plan:
 
     def _extras(self) -> list[str]:
         words = ["--balloon"] if self._vm.balloon else []
+        if self._vm.hugepage_mem and self._facts.hugetlbfs:
+            words += ["--hugetlbfs", self._facts.hugetlbfs]
         if context := self._context():
             words += ["--vsock", str(context)]
         for device in self._vm.devices:
