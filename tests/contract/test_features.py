@@ -50,7 +50,8 @@ ASKING: dict[Feature, tuple[dict, dict]] = {
     Feature.USER: ({}, {"user": "nobody"}),
     Feature.SERIAL: ({}, {"volumes": (Volume(image="v", size=1, serial="S"),)}),
     Feature.DIRECT: ({}, {"volumes": (Volume(image="v", size=1, direct=True),)}),
-    Feature.IMAGE_TYPE: ({}, {"volumes": (Volume(image="v", size=1, image_type="qcow2"),)}),
+    Feature.QCOW2: ({}, {"volumes": (Volume(image="v", size=1, image_type="qcow2"),)}),
+    Feature.VHD: ({}, {"volumes": (Volume(image="v", size=1, image_type="vhdx"),)}),
     Feature.SHARE_9P: ({}, {"shares": (Share(tag="s", source="s", mount_point="/s", proto="9p"),)}),
     Feature.SHARE_VIRTIOFS: ({}, {"shares": (SHARE,)}),
     Feature.DAX: (

@@ -50,6 +50,7 @@ class Crosvm(Hypervisor):
         Support(feature=Feature.INITIAL_BALLOON),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
+        Support(feature=Feature.QCOW2),
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
         Support(feature=Feature.NET_TAP),

@@ -21,7 +21,8 @@ class Feature(Enum):
     USER = "becoming another user"
     SERIAL = "volumes with a serial number"
     DIRECT = "volumes with direct"
-    IMAGE_TYPE = "images other than raw"
+    QCOW2 = "qcow2 images"
+    VHD = "vhd and vhdx images"
     SHARE_9P = "9p shares"
     SHARE_VIRTIOFS = "virtiofs shares"
     DAX = "DAX for shares"
@@ -59,6 +60,7 @@ class Support:
 
 
 _TAPS = "use type tap, with a `bridge` of the host"
+_CONVERT = "leave it out, and qemu-img convert -O raw"
 _FORWARD = "use type tap, and forward on the host"
 INSTEAD: Mapping[Feature, str] = {
     Feature.ACCEL_TCG: "leave `accel` out",
@@ -71,7 +73,8 @@ INSTEAD: Mapping[Feature, str] = {
     Feature.USER: "start it as that user",
     Feature.SERIAL: "leave `serial` out: the guest finds volumes by UUID or `label`",
     Feature.DIRECT: "leave `direct` out",
-    Feature.IMAGE_TYPE: "leave it out, and qemu-img convert -O raw",
+    Feature.QCOW2: _CONVERT,
+    Feature.VHD: _CONVERT,
     Feature.SHARE_9P: "use proto virtiofs",
     Feature.SHARE_VIRTIOFS: "use proto 9p",
     Feature.DAX: "leave `dax` and `dax_window_size` out",
@@ -136,7 +139,8 @@ def _volumes(vm: MicroVM) -> Found:
         if volume.direct:
             yield Feature.DIRECT, f"{key}.direct"
         if volume.image_type != "raw":
-            yield Feature.IMAGE_TYPE, f"{key}.image_type"
+            kind = Feature.QCOW2 if volume.image_type == "qcow2" else Feature.VHD
+            yield kind, f"{key}.image_type"
 
 
 def _shares(vm: MicroVM) -> Found:
