@@ -337,10 +337,11 @@ def test_an_emulated_cpu_is_not_the_hosts():
     assert (problem.where, problem.hint) == ("cpu", "leave it out, or say max")
 
 
-def test_qemu_does_not_go_on_without_the_vhost_net_that_was_asked_for():
+@pytest.mark.parametrize("kind", ["qemu", "crosvm"])
+def test_none_goes_on_without_the_vhost_net_that_was_asked_for(kind):
     taps = (TAP, Interface(type="tap", id="t1", tap=TapOptions(vhost=True)))
-    known = facts("qemu", vhost_net=False)
-    [problem] = hypervisor("qemu").check(MicroVM(interfaces=taps), known)
+    known = facts(kind, vhost_net=False)
+    [problem] = hypervisor(kind).check(MicroVM(hypervisor=kind, interfaces=taps), known)
     assert problem.where == "interfaces.1.tap.vhost"
     assert "modprobe vhost_net" in problem.hint
 

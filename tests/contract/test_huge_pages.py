@@ -5,7 +5,7 @@ import pytest
 from microvm.host import facts as host_facts
 from microvm.hypervisors import hypervisor
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Accelerator, Facts
+from microvm.model.facts import Accelerator, Facts, Program
 
 
 def problems(shmem_thp):
@@ -34,6 +34,28 @@ def test_kvmtool_has_those_of_a_file_system(place, where):
     found = hypervisor("kvmtool").check(MicroVM(hypervisor="kvmtool", hugepage_mem=True), facts)
     assert [problem.where for problem in found] == where
     assert all("mount -t hugetlbfs" in problem.hint for problem in found)
+
+
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor", "firecracker", "kvmtool"])
+@pytest.mark.parametrize(("free", "where"), [(255, ["hugepage_mem"]), (256, []), (None, [])])
+def test_huge_pages_that_the_host_has_not_set_aside_are_refused(kind, free, where):
+    backend = hypervisor(kind)
+    facts = Facts(
+        accelerator=Accelerator(kind="kvm", reason=""), state_dir="/state", project_dir="/project",
+        store_dir="/store", machine_id="1" * 32, hugetlbfs="/h", hugepage_kib=2048,
+        programs={backend.program: Program(path="/vmm", version=(99,))}, hugepages_free=free,
+    )  # fmt: skip
+    found = backend.check(MicroVM(hypervisor=kind, mem=512, hugepage_mem=True), facts)
+    assert [problem.where for problem in found] == where
+    assert all("vm.nr_hugepages=256" in problem.hint for problem in found)
+
+
+@pytest.mark.parametrize(("overcommit", "free"), [("0", 40), ("5", 42)])
+def test_the_free_huge_pages_are_counted(tmp_path, overcommit, free):
+    text = "HugePages_Total: 90\nHugePages_Free: 50\nHugePages_Rsvd: 10\nHugePages_Surp: 3\n"
+    (tmp_path / "meminfo").write_text(text)
+    (tmp_path / "more").write_text(f"{overcommit}\n")
+    assert host_facts.hugepages_free(tmp_path / "meminfo", tmp_path / "more") == free
 
 
 def test_the_file_system_of_huge_pages_is_found_among_the_mounts(tmp_path):

@@ -171,6 +171,18 @@ def hugepage_kib(meminfo: Path = Path("/proc/meminfo")) -> int:
     return int(found[1]) if found else 0
 
 
+def hugepages_free(
+    meminfo: Path = Path("/proc/meminfo"),
+    overcommit: Path = Path("/proc/sys/vm/nr_overcommit_hugepages"),
+) -> int:
+    """Return how many huge pages of the usual size a program can still get."""
+    said = dict(re.findall(r"^HugePages_(\w+):\s*(\d+)$", meminfo.read_text(), re.M))
+    have = {name: int(number) for name, number in said.items()}
+    free = have.get("Free", 0) - have.get("Rsvd", 0)
+    more = int(overcommit.read_text()) if overcommit.exists() else 0
+    return free + max(more - have.get("Surp", 0), 0)
+
+
 def hugetlbfs(mounts: Path = Path("/proc/mounts")) -> str | None:
     """Return where a hugetlbfs is mounted that we may write to, and its pages are no giants."""
     for line in mounts.read_text().splitlines():

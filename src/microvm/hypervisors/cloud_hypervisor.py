@@ -84,7 +84,8 @@ class CloudHypervisor(Hypervisor):
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
         """Refuse what this virtiofsd can't do, and names that an old version can't be told."""
         found = facts.programs.get(virtiofsd.PROGRAM)
-        problems = list(virtiofsd.unmet(found, microvm)) if found else []
+        problems = [*limits.huge_pages(microvm, facts)]
+        problems += virtiofsd.unmet(found, microvm) if found else []
         version = facts.programs[PROGRAM].version or QUOTED_BRACKETS_SINCE
         told = list(_names(microvm, QUOTED_BRACKETS_SINCE))
         return problems + [each for each in _names(microvm, version) if each not in told]

@@ -76,7 +76,7 @@ class Crosvm(Hypervisor):
 
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
         """Refuse huge pages that nobody gives, and what this virtiofsd can't do."""
-        problems = []
+        problems = [*limits.vhost_net(microvm, facts)]
         if microvm.hugepage_mem and facts.shmem_thp in ("never", "deny"):
             message = (
                 "crosvm asks for transparent huge pages, which this host refuses shared memory"

@@ -71,9 +71,9 @@ class Firecracker(Hypervisor):
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
         """Refuse what this version has no room for, or not both of."""
         version = facts.programs[PROGRAM].version
+        problems = [*limits.huge_pages(microvm, facts)]
         if not version:
-            return []
-        problems = []
+            return problems
         if version < PCI_SINCE:
             problems += [
                 Problem(where=p.where, message=f"{p.message}; 1.13 has more", hint=p.hint)

@@ -84,6 +84,7 @@ class Kvmtool(Hypervisor):
             for where, path in places
             if "," in path
         ]
+        problems += limits.huge_pages(microvm, facts)
         if microvm.hugepage_mem and facts.hugetlbfs is None:
             message = (
                 "kvmtool takes huge pages from a hugetlbfs; none is mounted that we may write to"

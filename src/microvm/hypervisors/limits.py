@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
+from microvm.model.facts import Facts
 
 HOTPLUG_STEP_MIB = 128
 """Linux adds memory in blocks of it; cloud-hypervisor and firecracker insist on multiples."""
@@ -45,6 +46,29 @@ def hotplug(microvm: MicroVM) -> Iterator[Problem]:
             near = f"{size // step * step} or {(size // step + 1) * step}"
             message = f"{size} is no multiple of {step}"
             yield Problem(where=key, message=message, hint=f"say {near}")
+
+
+def huge_pages(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+    """Refuse huge pages that the host has not set aside: some VMMs would die without a word."""
+    if not microvm.hugepage_mem or facts.hugepages_free is None or not facts.hugepage_kib:
+        return
+    need = -(-microvm.mem * 1024 // facts.hugepage_kib)
+    if need > facts.hugepages_free:
+        yield Problem(
+            where="hugepage_mem",
+            message=f"{need} huge pages are needed, the host has {facts.hugepages_free} left",
+            hint=f"sudo sysctl vm.nr_hugepages={need} (and what others use), or leave it out",
+        )
+
+
+def vhost_net(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+    """Refuse vhost-net where the host has none that we may open."""
+    for index, interface in enumerate(microvm.interfaces):
+        if interface.tap.vhost and not facts.vhost_net:
+            message = "there is no /dev/vhost-net that may be opened here"
+            hint = "modprobe vhost_net, and run as a user who may open it; or leave vhost out"
+            where = f"interfaces.{index}.tap.vhost"
+            yield Problem(where=where, message=message, hint=hint)
 
 
 def kernel_for_9p(microvm: MicroVM) -> Iterator[Problem]:

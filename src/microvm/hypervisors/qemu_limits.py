@@ -5,7 +5,14 @@ from collections.abc import Iterator
 
 from microvm.errors import Problem
 from microvm.hypervisors import virtiofsd
-from microvm.hypervisors.limits import hotplug, kernel_for_9p, pci_addresses, too_many
+from microvm.hypervisors.limits import (
+    hotplug,
+    huge_pages,
+    kernel_for_9p,
+    pci_addresses,
+    too_many,
+    vhost_net,
+)
 from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
@@ -59,13 +66,8 @@ def host_limits(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
     if microvm.user and not facts.root:
         message = f"only root can become {microvm.user}"
         yield Problem(where="user", message=message, hint="start it as root, or leave `user` out")
-    if not facts.vhost_net:  # qemu would only warn, and move the packets itself
-        for index, interface in enumerate(microvm.interfaces):
-            if interface.tap.vhost:
-                message = "there is no /dev/vhost-net that may be opened here"
-                hint = "modprobe vhost_net, and run as a user who may open it; or leave vhost out"
-                where = f"interfaces.{index}.tap.vhost"
-                yield Problem(where=where, message=message, hint=hint)
+    yield from vhost_net(microvm, facts)  # qemu would only warn, and move the packets itself
+    yield from huge_pages(microvm, facts)
     if found := facts.programs.get(virtiofsd.PROGRAM):
         yield from virtiofsd.unmet(found, microvm)
 

@@ -92,6 +92,7 @@ def gather(
         root=os.geteuid() == 0,
         landlock=linux.landlock_abi(),
         hugepage_kib=host_facts.hugepage_kib() if microvm.hugepage_mem else 0,
+        hugepages_free=host_facts.hugepages_free() if microvm.hugepage_mem else None,
         hugetlbfs=host_facts.hugetlbfs() if microvm.hugepage_mem else None,
         shmem_thp=host_facts.shmem_thp() if microvm.hugepage_mem else None,
         watched=watched,

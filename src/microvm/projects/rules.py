@@ -196,7 +196,11 @@ def _interfaces(vm: MicroVM, directory: Path) -> Iterator[Problem]:
         if interface.type in ("user", "macvtap") and interface.bridge is not None:
             yield Problem(where=f"{key}.bridge", message=f"type {interface.type} joins no bridge")
         if interface.tap.vhost and interface.type != "tap":
-            yield Problem(where=f"{key}.tap.vhost", message="it goes only with type tap")
+            yield Problem(
+                where=f"{key}.tap.vhost",
+                message="it goes only with type tap",
+                hint="say type tap; it may name a bridge too",
+            )
         if (interface.type == "macvtap") != (interface.macvtap is not None):
             said = "is needed for" if interface.type == "macvtap" else "goes only with"
             yield Problem(where=f"{key}.macvtap", message=f"it {said} type macvtap")
