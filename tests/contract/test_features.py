@@ -234,6 +234,12 @@ LIMITS = [
     ("qemu", {"interfaces": (Interface(type="user", id="0n"),)}, "interfaces.0.id"),
     ("qemu", {"credential_files": {"a" * 29: "x"}}, f"credential_files.{'a' * 29}"),
     ("crosvm", {"vcpu": 255}, "vcpu"),
+    (
+        "crosvm",
+        {"volumes": (Volume(image="v", auto_create=False, image_type="qcow2", direct=True),)},
+        "volumes.0.direct",
+    ),
+    ("kvmtool", {"volumes": (Volume(image="scsi:x", size=1),)}, "volumes.0.image"),
     *(
         (
             kind,

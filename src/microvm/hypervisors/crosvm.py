@@ -69,6 +69,12 @@ class Crosvm(Hypervisor):
             message = f"{microvm.vcpu} virtual CPUs; crosvm has at most {MOST_VCPUS}"
             hint = "say less, or use qemu or cloud-hypervisor"
             problems.append(Problem(where="vcpu", message=message, hint=hint))
+        for index, volume in enumerate(microvm.volumes):
+            if volume.image_type == "qcow2" and volume.direct:
+                message = "crosvm can't bypass the host's page cache for a qcow2 image"
+                hint = "leave `direct` out, or use qemu or cloud-hypervisor"
+                where = f"volumes.{index}.direct"
+                problems.append(Problem(where=where, message=message, hint=hint))
         if microvm.balloon and microvm.deflate_on_oom is False:
             message = "crosvm's balloon always gives memory back when the guest runs out"
             problems.append(Problem(where="deflate_on_oom", message=message, hint="leave it out"))

@@ -116,11 +116,11 @@ def _disk_problems(vm: MicroVM) -> list[Problem]:
     problems += [
         Problem(
             where=f"volumes.{index}.image",
-            message="kvmtool's command line can't name a path with a comma",
+            message="kvmtool's command line can't name a path with a comma, or with scsi: first",
             hint="rename it, or use another hypervisor",
         )
         for index, volume in enumerate(vm.volumes)
-        if "," in volume.image
+        if "," in volume.image or volume.image.startswith("scsi:")
     ]
     return problems
 
