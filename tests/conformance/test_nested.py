@@ -409,7 +409,7 @@ def extras(kind):
     direct = ",direct=true" if has(kind, Feature.DIRECT) else ""
     packed = (
         ',{image="packed.qcow2",image_type="qcow2",auto_create=false}'
-        if has(kind, Feature.IMAGE_TYPE)
+        if has(kind, Feature.QCOW2)
         else ""
     )
     number = KINDS.index(kind)
@@ -494,9 +494,9 @@ def _see_disks(kind, done, seen):
     if has(kind, Feature.DIRECT):
         assert "1" in done.lines("direct"), done.output
         seen.add(kind, Feature.DIRECT)
-    if has(kind, Feature.IMAGE_TYPE):
+    if has(kind, Feature.QCOW2):
         assert done.lines("packed") == ["marked"], done.output
-        seen.add(kind, Feature.IMAGE_TYPE)
+        seen.add(kind, Feature.QCOW2)
     if is_there(kind, "OEM strings"):
         assert done.lines("oem") == ["microvm:conformance"], done.output
         seen.add(kind, "OEM strings")

@@ -20,6 +20,7 @@ from microvm.model.devices import (
     Interface,
     MacvtapOptions,
     PcieRootPort,
+    QemuDeviceOptions,
     Share,
     TapOptions,
     Volume,
@@ -48,7 +49,8 @@ ASKING: dict[Feature, tuple[dict, dict]] = {
     Feature.USER: ({}, {"user": "nobody"}),
     Feature.SERIAL: ({}, {"volumes": (Volume(image="v", size=1, serial="S"),)}),
     Feature.DIRECT: ({}, {"volumes": (Volume(image="v", size=1, direct=True),)}),
-    Feature.IMAGE_TYPE: ({}, {"volumes": (Volume(image="v", size=1, image_type="qcow2"),)}),
+    Feature.QCOW2: ({}, {"volumes": (Volume(image="v", size=1, image_type="qcow2"),)}),
+    Feature.VHD: ({}, {"volumes": (Volume(image="v", size=1, image_type="vhdx"),)}),
     Feature.SHARE_9P: ({}, {"shares": (Share(tag="s", source="s", mount_point="/s", proto="9p"),)}),
     Feature.SHARE_VIRTIOFS: ({}, {"shares": (SHARE,)}),
     Feature.DAX: (
@@ -56,6 +58,7 @@ ASKING: dict[Feature, tuple[dict, dict]] = {
         {"shares": (Share(tag="s", source="s", mount_point="/s", dax=True),)},
     ),
     Feature.ROOT_SHARED: ({}, {"store_on_disk": False}),
+    Feature.ROOT_9P: ({"store_on_disk": False}, {"store_proto": "9p"}),
     Feature.NET_USER: ({}, {"interfaces": (Interface(type="user", id="n"),)}),
     Feature.NET_TAP: ({}, {"interfaces": (TAP,)}),
     Feature.NET_MACVTAP: (
@@ -189,6 +192,41 @@ LIMITS = [
         )
     ),
     ("qemu", {"hotplug_mem": 128, "qemu": QemuOptions(machine="microvm")}, "qemu.machine"),
+    *(
+        (kind, {"devices": (Device(bus="pci", path="vendorid=0x1"),)}, "devices.0.path")
+        for kind in ("cloud-hypervisor", "crosvm", "kvmtool")
+    ),
+    *(
+        ("qemu", {"devices": (Device(bus="usb", path=path),)}, "devices.0.path")
+        for path in ("vendorid=0x12345", "productid=hello", "hostbus=1,hostport=a", "hostaddr=0x1")
+    ),
+    (
+        "qemu",
+        {"devices": (Device(bus="usb", path="hostbus=1", qemu=QemuDeviceOptions(id="9x")),)},
+        "devices.0.qemu.id",
+    ),
+    (
+        "qemu",
+        {"qemu": QemuOptions(pcie_root_ports=(PcieRootPort(id="p", addr="zz"),))},
+        "qemu.pcie_root_ports.0.addr",
+    ),
+    ("qemu", {"interfaces": (Interface(type="user", id="0n"),)}, "interfaces.0.id"),
+    ("qemu", {"credential_files": {"a" * 29: "x"}}, f"credential_files.{'a' * 29}"),
+    ("crosvm", {"vcpu": 255}, "vcpu"),
+    (
+        "crosvm",
+        {"volumes": (Volume(image="v", auto_create=False, image_type="qcow2", direct=True),)},
+        "volumes.0.direct",
+    ),
+    ("kvmtool", {"volumes": (Volume(image="scsi:x", size=1),)}, "volumes.0.image"),
+    *(
+        (
+            kind,
+            {"interfaces": tuple(Interface(type="tap", id=f"t{n}") for n in range(30))},
+            "interfaces",
+        )
+        for kind in ("qemu", "cloud-hypervisor", "firecracker", "crosvm")
+    ),
     ("cloud-hypervisor", {"hotplug_mem": 128, "hotplugged_mem": 3}, "hotplugged_mem"),
     *(
         (kind, {"volumes": tuple(Volume(image=f"{n}", size=1) for n in range(25))}, "volumes")
@@ -232,10 +270,63 @@ def test_a_name_that_cloud_hypervisor_can_not_be_told_is_refused(version, image,
         assert f'path="{image}",' in " ".join(plan(declared, known).argv)
 
 
-def test_qemu_does_not_go_on_without_the_vhost_net_that_was_asked_for():
+@pytest.mark.parametrize(
+    ("kind", "version", "guesses"),
+    [
+        ("qemu", (10, 0), False), ("firecracker", (1, 16), False), ("crosvm", (), True),
+        ("kvmtool", (3, 18), True), ("cloud-hypervisor", (50, 0), True),
+        ("cloud-hypervisor", (53, 0), False),
+    ],
+)  # fmt: skip
+def test_images_are_looked_at_where_a_hypervisor_guesses_their_format(kind, version, guesses):
+    declared = MicroVM(hypervisor=kind, volumes=(Volume(image="v", size=1),))
+    known = facts(kind)
+    program = Program(path="/usr/bin/vmm", version=version)
+    known = replace(known, programs={**known.programs, hypervisor(kind).program: program})
+    [volume] = plan(declared, known).volumes
+    assert volume.guessed == guesses
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "vhd", "vhdx"])
+def test_cloud_hypervisor_does_not_warn_that_an_image_can_not_discard(kind):
+    volume = Volume(image="v", auto_create=False, image_type=kind)
+    declared = MicroVM(hypervisor="cloud-hypervisor", volumes=(volume,))
+    [disk] = [word for word in plan(declared, facts("cloud-hypervisor")).argv if "path=v," in word]
+    assert ("sparse=off" in disk) == (kind in ("vhd", "vhdx"))
+
+
+def test_all_names_that_cloud_hypervisor_can_not_be_told_are_told_at_once():
+    declared = MicroVM(
+        hypervisor="cloud-hypervisor", socket='a"b',
+        volumes=(Volume(image='a"[', size=1), Volume(image="a[b", size=1)),
+    )  # fmt: skip
+    backend = hypervisor("cloud-hypervisor")
+    places = ["socket", "volumes.0.image"]
+    assert [problem.where for problem in backend.check(declared)] == places
+    known = facts("cloud-hypervisor", 47, 0)
+    old = [problem.where for problem in backend.check(declared, known)]
+    assert old == [*places, "volumes.1.image"]
+
+
+def test_kvmtool_is_not_sent_to_a_directory_that_it_can_not_be_told():
+    share = Share(tag="s", source="s", mount_point="/s", proto="9p")
+    known = facts("kvmtool", store_dir="/a,b", project_dir="/c,d")
+    found = hypervisor("kvmtool").check(MicroVM(hypervisor="kvmtool", shares=(share,)), known)
+    assert [problem.where for problem in found] == ["store", "shares.0.source"]
+    assert all(problem.hint for problem in found)
+
+
+def test_an_emulated_cpu_is_not_the_hosts():
+    known = facts("qemu", accelerator=Accelerator(kind="tcg", reason="declared"))
+    [problem] = hypervisor("qemu").check(MicroVM(accel="tcg", cpu="host,pmu=off"), known)
+    assert (problem.where, problem.hint) == ("cpu", "leave it out, or say max")
+
+
+@pytest.mark.parametrize("kind", ["qemu", "crosvm"])
+def test_none_goes_on_without_the_vhost_net_that_was_asked_for(kind):
     taps = (TAP, Interface(type="tap", id="t1", tap=TapOptions(vhost=True)))
-    known = facts("qemu", vhost_net=False)
-    [problem] = hypervisor("qemu").check(MicroVM(interfaces=taps), known)
+    known = facts(kind, vhost_net=False)
+    [problem] = hypervisor(kind).check(MicroVM(hypervisor=kind, interfaces=taps), known)
     assert problem.where == "interfaces.1.tap.vhost"
     assert "modprobe vhost_net" in problem.hint
 
@@ -288,3 +379,14 @@ def test_the_page_of_what_was_seen_refuses_what_the_rows_refuse():
                 kind,
                 feature,
             )
+
+
+@pytest.mark.parametrize("feature", Feature)
+def test_those_that_are_named_instead_take_what_was_refused(feature):
+    first, more = ASKING[feature]
+    for name in able(feature):
+        known = facts(name)
+        if feature is Feature.ACCEL_TCG:
+            known = replace(known, accelerator=Accelerator(kind="tcg", reason="declared"))
+        declared = MicroVM(hypervisor=name, **{**first, **more})
+        assert hypervisor(name).check(declared, known) == []

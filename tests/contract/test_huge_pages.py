@@ -23,6 +23,45 @@ def test_crosvm_has_transparent_ones_where_the_host_gives_them(said, where):
     assert problems(said) == where
 
 
+@pytest.mark.parametrize(("place", "where"), [(None, ["hugepage_mem"]), ("/dev/hugepages", [])])
+def test_kvmtool_has_those_of_a_file_system(place, where):
+    known = facts("kvmtool", hugetlbfs=place)
+    found = hypervisor("kvmtool").check(MicroVM(hypervisor="kvmtool", hugepage_mem=True), known)
+    assert [problem.where for problem in found] == where
+    assert all("mount -t hugetlbfs" in problem.hint for problem in found)
+
+
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor", "firecracker", "kvmtool"])
+@pytest.mark.parametrize(("free", "where"), [(255, ["hugepage_mem"]), (256, []), (None, [])])
+def test_huge_pages_that_the_host_has_not_set_aside_are_refused(kind, free, where):
+    known = facts(kind, hugepage_kib=2048, hugepages_free=free)
+    found = hypervisor(kind).check(MicroVM(hypervisor=kind, mem=512, hugepage_mem=True), known)
+    assert [problem.where for problem in found] == where
+    assert all("vm.nr_hugepages=256" in problem.hint for problem in found)
+
+
+@pytest.mark.parametrize(("overcommit", "free"), [("0", 40), ("5", 42)])
+def test_the_free_huge_pages_are_counted(tmp_path, overcommit, free):
+    text = "HugePages_Total: 90\nHugePages_Free: 50\nHugePages_Rsvd: 10\nHugePages_Surp: 3\n"
+    (tmp_path / "meminfo").write_text(text)
+    (tmp_path / "more").write_text(f"{overcommit}\n")
+    assert host_facts.hugepages_free(tmp_path / "meminfo", tmp_path / "more") == free
+
+
+def test_the_file_system_of_huge_pages_is_found_among_the_mounts(tmp_path):
+    (tmp_path / "two words").mkdir()
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "tmpfs /run tmpfs rw 0 0\n"
+        f"none {tmp_path}/nosuch hugetlbfs rw,pagesize=2M 0 0\n"
+        f"none {tmp_path} hugetlbfs rw,pagesize=1024M 0 0\n"
+        f"none {tmp_path}/two\\040words hugetlbfs rw,pagesize=2M 0 0\n"
+    )
+    assert host_facts.hugetlbfs(mounts) == f"{tmp_path}/two words"
+    mounts.write_text("tmpfs /run tmpfs rw 0 0\n")
+    assert host_facts.hugetlbfs(mounts) is None
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("always within_size advise [never] deny force\n", "never"), ("[advise] never", "advise")],

@@ -72,7 +72,7 @@ MORE = {
 SAMPLES = {
     "firecracker.cpu": {"cpuid_modifiers": []}, "extra_config": {"mmds-config": {}}, "drive_io_engine": "Sync",
     "platform_oem_strings": ("x=y",), "vcpu": 4, "hotplug_mem": 128, "hotplugged_mem": 2, "link": "eth1",
-    "bus": "usb", "path": "0000:00:03.0", "mode": "private", "system.files.'/a'.mode": "0600",
+    "bus": "usb", "addr": "5.0", "path": "0000:00:03.0", "mode": "private", "system.files.'/a'.mode": "0600",
     "accel": "tcg", "cpu": "Haswell", "machine_id": "2" * 32, "hypervisor": "crosvm",
     "socket": "x.sock", "user": "nobody", "initrd_path": "x/initrd", "devices": (Device(bus="pci", path="0000:00:01.0"),),
     "kernel_params": ("x",), "credential_files": {"a": "/etc/hostname"}, "store_disk_type": "squashfs",

@@ -47,7 +47,7 @@ CASES = {
                 Interface(type="macvtap", id="mv0", macvtap=MacvtapOptions(link="eth0")),
             )
         ),
-        {},
+        {"vhost_net": True},
     ),
     "shares": (
         vm(shares=(Share(tag="src", source="src", mount_point="/src", read_only=True),)),

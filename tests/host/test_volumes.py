@@ -299,6 +299,31 @@ def test_an_image_of_another_type_than_declared_is_refused(declared, found, tmp_
     assert path.read_bytes() == HEADERS[found]
 
 
+GUESSED = {
+    "qcow2": b"QFI\xfb", "composite": b"composite_disk\x1d", "android-sparse": b"\x3a\xff\x26\xed",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GUESSED)
+def test_a_guest_can_not_choose_the_format_of_its_disk(kind, tmp_path):
+    """An ext4 file system leaves its first kilobyte to whoever writes it."""
+    make(tmp_path, volume())
+    path = tmp_path / "data.img"
+    with path.open("r+b") as file:
+        file.write(GUESSED[kind])
+    image = path.read_bytes()
+    make(tmp_path, volume())  # a VMM that is told the format
+    with pytest.raises(StateError, match=f"like a {kind} image") as raised:
+        make(tmp_path, volume(guessed=True))
+    assert raised.value.hint
+    assert path.read_bytes() == image
+
+
+def test_a_disk_of_its_guests_is_taken_where_the_format_is_guessed(tmp_path):
+    make(tmp_path, volume(guessed=True))
+    make(tmp_path, volume(guessed=True))
+
+
 @pytest.mark.parametrize("kind", ["qcow2", "vhdx", "vpc"])
 def test_image_types_are_told_apart_as_qemu_makes_them(kind, tmp_path, tool):
     path = tmp_path / "data.img"

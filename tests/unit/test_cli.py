@@ -211,7 +211,14 @@ def test_hypervisors_shows_who_can_do_what(cli):
     table, programs = said["features"], said["programs"]
     assert all(set(row) >= {"qemu", "firecracker"} for row in table.values())
     assert {each["hypervisor"] for each in programs} == {*next(iter(table.values()))}
-    assert len(cli("hypervisors").stdout.splitlines()) == len(programs) + 2 + len(table)
+    text = cli("hypervisors").stdout
+    assert len(text.splitlines()) == len(programs) + 2 + len(table)
+    assert said["since"]["memory hot-plug"] == {"firecracker": "1.14"}
+    assert re.search(r"^memory hot-plug .* from 1\.14 ", text, re.M)
+    assert said["oldest"] == {"cloud-hypervisor": "40", "firecracker": "1.8"}
+    for feature, row in table.items():
+        lacking = {name for name, able in row.items() if not able}
+        assert said["instead"].get(feature, {}).keys() == lacking
 
 
 def test_doctor_tells_each_lack_with_what_mends_it(cli):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from microvm.errors import HostError
-from microvm.host import facts, kvm
+from microvm.host import facts, kvm, process
 from microvm.host.kvm import Trials, Verdict
 from microvm.model.facts import Program
 
@@ -180,18 +180,66 @@ def test_virtiofsd_is_told_by_its_words_not_by_its_file(script, version, flavour
     assert (found.version, found.flavour) == (version, flavour)
 
 
-def test_a_missing_program_that_debian_lacks_is_not_said_to_be_a_package():
-    with pytest.raises(HostError, match="/nosuch/firecracker is missing") as failure:
-        facts.program("firecracker", "/nosuch/firecracker", dry=True)
+def test_a_missing_program_that_debian_lacks_is_not_said_to_be_a_package(monkeypatch):
+    monkeypatch.setenv("PATH", "/nosuch")
+    with pytest.raises(HostError, match="the program firecracker is missing") as failure:
+        facts.program("firecracker", dry=True)
     assert "apt install" not in failure.value.hint
 
 
-def test_a_missing_program_is_named_with_its_package():
-    with pytest.raises(HostError, match="/nosuch/qemu is missing") as failure:
-        facts.program("qemu-system-x86_64", "/nosuch/qemu", dry=True)
+def test_a_missing_program_is_named_with_its_package(monkeypatch):
+    monkeypatch.setenv("PATH", "/nosuch")
+    with pytest.raises(HostError, match="qemu-system-x86_64 is missing") as failure:
+        facts.program("qemu-system-x86_64", dry=True)
     assert "qemu-system-x86" in failure.value.hint
 
 
 def test_a_version_is_reached_by_itself_by_later_ones_and_by_one_that_nobody_tells():
     for version, reached in (((1, 13), True), ((1, 13, 2), True), ((1, 12, 9), False), ((), True)):
         assert Program(path="/v", version=version).has((1, 13)) is reached
+
+
+@pytest.mark.parametrize(
+    ("declared", "why"),
+    [
+        ("{}/directory", "is a directory"),
+        ("{}/text", "is not executable"),
+        ("{}/nosuch", "is not there"),
+        ("nosuch-qemu", "is not on PATH"),
+    ],
+)
+def test_a_declared_program_that_can_not_be_it_is_said_why(declared, why, tmp_path):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "text").write_text("no program")
+    with pytest.raises(HostError, match=f"{why}$") as failure:
+        facts.program("qemu-system-x86_64", declared.format(tmp_path), dry=True)
+    assert "correct `program`" in failure.value.hint
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'qemu: error while loading shared libraries: libx.so' >&2; exit 127", "libx.so"),
+        ("kill -9 $$", "was killed by SIGKILL"),
+    ],
+)
+def test_a_program_that_can_not_tell_its_version_is_broken_not_newer(script, words, qemu):
+    with pytest.raises(HostError, match=words) as failure:
+        facts.program("qemu-system-x86_64", qemu(script).path, dry=True)
+    assert "name another" in failure.value.hint
+
+
+def test_a_file_that_is_no_program_is_said_to_be_none(tmp_path):
+    path = tmp_path / "qemu"
+    path.write_bytes(b"\x7fELF garbage")
+    path.chmod(0o755)
+    with pytest.raises(HostError, match="Exec format error") as failure:
+        facts.program("qemu-system-x86_64", str(path), dry=True)
+    assert "name another" in failure.value.hint
+
+
+def test_a_declared_path_starts_at_the_project_and_a_name_does_not(tmp_path):
+    assert process.placed("bin/lkvm", tmp_path) == f"{tmp_path}/bin/lkvm"
+    assert process.placed("/bin/lkvm", tmp_path) == "/bin/lkvm"
+    assert process.placed("lkvm", tmp_path) == "lkvm"
+    assert process.placed(None, tmp_path) is None

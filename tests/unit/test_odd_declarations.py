@@ -243,7 +243,10 @@ def test_the_room_for_kernel_parameters_is_there_with_every_slot_taken():
     ("declared", "where"),
     [
         (VOLUME.format("x") + '\nmkfs_extra_args = ["/dev/sda"]', "volumes.0.mkfs_extra_args"),
-        ('store_disk_squashfs_flags = ["-p", "x f 644 0 0 id"]', "store_disk_squashfs_flags"),
+        (
+            'store_disk_type = "squashfs"\nstore_disk_squashfs_flags = ["-p", "x f 644 0 0 id"]',
+            "store_disk_squashfs_flags",
+        ),
         ('store_disk_erofs_flags = ["/etc"]', "store_disk_erofs_flags"),
         ('system.security_mirror = "file:///srv"', "system.security_mirror"),
         ('virtiofsd.group = "kvm"', "virtiofsd.group"),

@@ -2,11 +2,16 @@
 
 import json
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import microvm
 from microvm.cli import progress, project_options
+
+if TYPE_CHECKING:
+    from microvm.hypervisors.base import Hypervisor
+    from microvm.hypervisors.features import Feature
 
 _EPILOG = """\
 examples:
@@ -90,26 +95,47 @@ def _show(args: Namespace) -> int:
     from microvm.hypervisors.features import Feature
     from microvm.model.declaration import HypervisorKind
 
-    table = {
-        feature.value: {
-            kind.value: hypervisor(kind).support(feature).available for kind in HypervisorKind
-        }
-        for feature in Feature
-    }
+    backends = {kind.value: hypervisor(kind) for kind in HypervisorKind}
     programs = microvm.find_hypervisors(args.store)
     if args.json:
-        plain = {"programs": [asdict(found) for found in programs], "features": table}
+        plain = {"programs": [asdict(found) for found in programs], **_capabilities(backends)}
         print(json.dumps(plain, indent=1))
         return 0
     for found in programs:
         print(_place(found))
-    kinds = [kind.value for kind in HypervisorKind]
-    width = max(map(len, table))
-    print(f"\n{'':{width}}  " + "  ".join(kinds))
-    for feature, row in table.items():
-        cells = (("yes" if row[kind] else "-").ljust(len(kind)) for kind in kinds)
-        print(f"{feature:{width}}  " + "  ".join(cells).rstrip())
+    width = max(len(feature.value) for feature in Feature)
+    print(f"\n{'':{width}}  " + "  ".join(backends))
+    for feature in Feature:
+        cells = (_cell(each, feature).ljust(len(name)) for name, each in backends.items())
+        print(f"{feature.value:{width}}  " + "  ".join(cells).rstrip())
     return 0
+
+
+def _cell(backend: "Hypervisor", feature: "Feature") -> str:
+    from microvm.model.facts import dotted
+
+    row = backend.support(feature)
+    if row.available:
+        return f"from {dotted(row.since)}" if row.since else "yes"
+    return "-"
+
+
+def _capabilities(backends: Mapping[str, "Hypervisor"]) -> dict[str, Any]:
+    """Return who can do what, since which version, and what to do instead."""
+    from microvm.hypervisors.features import Feature
+    from microvm.model.facts import dotted
+
+    plain: dict[str, Any] = {"features": {}, "since": {}, "instead": {}}
+    for feature in Feature:
+        rows = {name: each.support(feature) for name, each in backends.items()}
+        plain["features"][feature.value] = {name: row.available for name, row in rows.items()}
+        since = {name: dotted(row.since) for name, row in rows.items() if row.since}
+        lacking = [name for name, row in rows.items() if not row.available]
+        instead = {name: backends[name].instead(feature) for name in lacking}
+        plain["since"] |= {feature.value: since} if since else {}
+        plain["instead"] |= {feature.value: instead} if instead else {}
+    plain["oldest"] = {name: dotted(each.oldest) for name, each in backends.items() if each.oldest}
+    return plain
 
 
 def _place(found: "microvm.ProgramPlace") -> str:

@@ -60,6 +60,11 @@ def find_program(name: str, extra_dirs: Sequence[str | Path] = ()) -> Path | Non
     return Path(found) if found else None
 
 
+def placed(program: str | None, project: Path) -> str | None:
+    """Return a declared program as it is found from anywhere: a path starts at the project."""
+    return str(project / program) if program and "/" in program else program
+
+
 def require_program(name: str, package: str, extra_dirs: Sequence[str | Path] = ()) -> Path:
     """Return the program's path; raise `HostError` that names the Debian package that has it."""
     if found := find_program(name, extra_dirs):

@@ -48,7 +48,8 @@ def read(path: Path) -> Superblock | None:
 def image_type(path: Path) -> str:
     """Return the format of an image by its header or footer. Raises `OSError`.
 
-    Offsets: QEMU's docs/interop/qcow2.txt, Microsoft's specifications of VHD and VHDX.
+    Offsets: QEMU's docs/interop/qcow2.txt, Microsoft's specifications of VHD and VHDX, crosvm's
+    disk/src.
     """
     with path.open("rb") as file:
         head = file.read(512)
@@ -59,6 +60,10 @@ def image_type(path: Path) -> str:
         return "qcow2"
     if head[:8] == b"vhdxfile":
         return "vhdx"
+    if head[:15] == b"composite_disk\x1d":  # crosvm's, which names other files
+        return "composite"
+    if head[:4] == b"\x3a\xff\x26\xed":
+        return "android-sparse"
     return "vhd" if b"conectix" in (head[:8], foot) else "raw"
 
 

@@ -211,6 +211,12 @@ def _check_type(volume: VolumePlan, path: Path) -> None:
         found = superblock.image_type(path)
     except OSError as error:
         raise files.explain(error, f"read the volume {path}") from error
+    if found != volume.image_type == "raw":
+        raise StateError(
+            f"the volume {path} begins or ends like a {found} image, and this hypervisor would "
+            "open it as one: its guest may have written that to read files of the host",
+            hint="run it on qemu, which takes a raw image for what it is; it is left as it is",
+        )
     if found != volume.image_type:
         raise StateError(
             f"the volume {path} is {found}, declared is {volume.image_type}",
@@ -223,6 +229,8 @@ def _check(volume: VolumePlan, path: Path) -> Superblock | None:
     if volume.image_type != "raw":
         _check_type(volume, path)
         return None
+    if volume.guessed:
+        _check_type(volume, path)
     block = _read(path)
     try:
         blank = block is None and superblock.is_blank(path)

@@ -3,20 +3,33 @@
 Sources: its documentation and vmm/src of v40 to v53.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from microvm.errors import Problem
 from microvm.hypervisors import limits, virtiofsd
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.cloud_hypervisor_plan import CONTROL, PROGRAM, CloudHypervisorPlan
+from microvm.hypervisors.cloud_hypervisor_syntax import unsayable
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, Program
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
 _UNSAYABLE = frozenset(',"[]')
+
+
+def _names(vm: MicroVM, program: Program | None = None) -> Iterator[Problem]:
+    """Yield every declared name that the command line has no way to say; unset: of no version."""
+    named = [("socket", vm.socket)] if vm.socket else []
+    named += [(f"volumes.{i}.image", volume.image) for i, volume in enumerate(vm.volumes)]
+    named += [
+        (f"shares.{i}.socket", each.socket) for i, each in enumerate(vm.shares) if each.socket
+    ]
+    for where, name in named:
+        yield from unsayable(name, program, where)
 
 
 class CloudHypervisor(Hypervisor):
@@ -36,7 +49,8 @@ class CloudHypervisor(Hypervisor):
         Support(feature=Feature.INITIAL_BALLOON),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
-        Support(feature=Feature.IMAGE_TYPE),
+        Support(feature=Feature.QCOW2),
+        Support(feature=Feature.VHD),
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
         Support(feature=Feature.NET_TAP),
@@ -51,8 +65,9 @@ class CloudHypervisor(Hypervisor):
         """Refuse what its command line, its slots and its memory device have no room for."""
         problems = [
             *limits.devices(microvm, limits.PCI_SLOTS),
-            *limits.hotplug(microvm),
-        ]
+            *limits.hotplug(microvm), *limits.pci_addresses(microvm),
+        ]  # fmt: skip
+        problems += _names(microvm)
         for index, text in enumerate(microvm.cloud_hypervisor.platform_oem_strings):
             if _UNSAYABLE.intersection(text):
                 problems.append(
@@ -65,9 +80,13 @@ class CloudHypervisor(Hypervisor):
         return problems
 
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
-        """Refuse what this virtiofsd can't do."""
+        """Refuse what this virtiofsd can't do, and names that an old version can't be told."""
         found = facts.programs.get(virtiofsd.PROGRAM)
-        return list(virtiofsd.unmet(found, microvm)) if found else []
+        problems = [*limits.huge_pages(microvm, facts)]
+        problems += virtiofsd.unmet(found, microvm) if found else []
+        told = list(_names(microvm))
+        here = _names(microvm, facts.programs[PROGRAM])
+        return problems + [each for each in here if each not in told]
 
     def control(
         self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0

@@ -53,6 +53,7 @@ class CloudHypervisorPlan:
             common,
             argv=self.arguments.words(),
             credentials=resources.credential_disk(runner, facts),
+            volumes=resources.volume_plans(runner, guessed=self.guesses),
             helpers=tuple(self.helpers),
             opened=resources.opened(runner, queues=self.queues),
             sockets=(control, *hybrid_vsock.sockets(runner, facts)),
@@ -66,6 +67,11 @@ class CloudHypervisorPlan:
     def program(self) -> Program:
         """The cloud-hypervisor that will run."""
         return self.facts.programs[PROGRAM]
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it can't be told the format of an image."""
+        return not self.program.has(IMAGE_TYPE_SINCE)
 
     @property
     def queues(self) -> int:
@@ -125,8 +131,7 @@ class CloudHypervisorPlan:
     def _disks(self) -> None:
         for disk in resources.disks_with_credentials(self.runner, self.facts):
             self.arguments.add("--disk", self._disk(disk))
-        guesses = not self.program.has(IMAGE_TYPE_SINCE)
-        if guesses and any(not volume.read_only for volume in self.runner.microvm.volumes):
+        if self.guesses and any(not volume.read_only for volume in self.runner.microvm.volumes):
             self.notes.append(
                 f"cloud-hypervisor before {dotted(IMAGE_TYPE_SINCE)} guesses an image's format: a "
                 "guest that writes another format's header to its disk could read files of the host"
@@ -137,9 +142,9 @@ class CloudHypervisorPlan:
         where = f"volumes.{number}.image" if number != disk.name else "store"
         text = f"path={self._value(disk.path, where)},id={disk.name}"
         text += f",readonly={'on' if disk.read_only else 'off'}"
-        if self.program.has(IMAGE_TYPE_SINCE):
+        if not self.guesses:
             text += f",image_type={disk.image_type}"
-            if disk.read_only:
+            if disk.read_only or disk.image_type in ("vhd", "vhdx"):
                 text += ",sparse=off"  # it would warn that it can't discard
         if disk.direct is not None:
             text += f",direct={'on' if disk.direct else 'off'}"

@@ -22,12 +22,19 @@ _JOINED = frozenset({"--balloon", "--cpus", "--memory", "--platform", "--rng", "
 """Options that are one list of `key=value`."""
 
 
-def value(text: str, program: Program, where: str) -> str:
-    """Return a value as the parser wants it. Raises `SpecError`, naming the key `where`."""
-    if '"' in text or (not program.has(QUOTED_BRACKETS_SINCE) and ("[" in text or "]" in text)):
+def unsayable(text: str, program: Program | None, where: str) -> Iterator[Problem]:
+    """Yield why the parser of a version, or of none, can't be given a value; `where`: its key."""
+    brackets = program is not None and not program.has(QUOTED_BRACKETS_SINCE)
+    if '"' in text or (brackets and ("[" in text or "]" in text)):
         message = f"cloud-hypervisor's command line can't name {text!r}"
         hint = "choose another name, without double quotes and brackets"
-        raise SpecError([Problem(where=where, message=message, hint=hint)])
+        yield Problem(where=where, message=message, hint=hint)
+
+
+def value(text: str, program: Program, where: str) -> str:
+    """Return a value as the parser wants it. Raises `SpecError`, naming the key `where`."""
+    if problems := list(unsayable(text, program, where)):
+        raise SpecError(problems)
     plain = not SPECIAL.intersection(text) and text == text.strip()
     return text if plain else f'"{text}"'
 

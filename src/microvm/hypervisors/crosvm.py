@@ -22,6 +22,7 @@ from microvm.model.runner import Runner
 
 PROGRAM = "crosvm"
 CONTROL = "crosvm.sock"
+MOST_VCPUS = 254
 STATUSES = {
     32: "reboot",
     33: "crosvm told of a crash of the guest",
@@ -46,6 +47,7 @@ class Crosvm(Hypervisor):
         Support(feature=Feature.INITIAL_BALLOON),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
+        Support(feature=Feature.QCOW2),
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
         Support(feature=Feature.NET_TAP),
@@ -60,6 +62,17 @@ class Crosvm(Hypervisor):
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its balloon can't do and its bus has no room for."""
         problems = [*limits.devices(microvm, limits.PCI_SLOTS, more=1)]  # its console
+        problems += limits.pci_addresses(microvm)
+        if microvm.vcpu > MOST_VCPUS:
+            message = f"{microvm.vcpu} virtual CPUs; crosvm has at most {MOST_VCPUS}"
+            hint = "say less, or use qemu or cloud-hypervisor"
+            problems.append(Problem(where="vcpu", message=message, hint=hint))
+        for index, volume in enumerate(microvm.volumes):
+            if volume.image_type == "qcow2" and volume.direct:
+                message = "crosvm can't bypass the host's page cache for a qcow2 image"
+                hint = "leave `direct` out, or use qemu or cloud-hypervisor"
+                where = f"volumes.{index}.direct"
+                problems.append(Problem(where=where, message=message, hint=hint))
         if microvm.balloon and microvm.deflate_on_oom is False:
             message = "crosvm's balloon always gives memory back when the guest runs out"
             problems.append(Problem(where="deflate_on_oom", message=message, hint="leave it out"))
@@ -67,7 +80,7 @@ class Crosvm(Hypervisor):
 
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
         """Refuse huge pages that nobody gives, and what this virtiofsd can't do."""
-        problems = []
+        problems = [*limits.vhost_net(microvm, facts)]
         if microvm.hugepage_mem and facts.shmem_thp in ("never", "deny"):
             message = (
                 "crosvm asks for transparent huge pages, which this host refuses shared memory"
@@ -145,6 +158,7 @@ class _Plan:
         return replace(
             resources.common_plan(runner, facts, control),
             argv=tuple(argv),
+            volumes=resources.volume_plans(runner, guessed=True),
             helpers=tuple(each.helper for each in self._served),
             credentials=credentials,
             opened=resources.opened(runner),

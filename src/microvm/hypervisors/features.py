@@ -21,11 +21,13 @@ class Feature(Enum):
     USER = "becoming another user"
     SERIAL = "volumes with a serial number"
     DIRECT = "volumes with direct"
-    IMAGE_TYPE = "images other than raw"
+    QCOW2 = "qcow2 images"
+    VHD = "vhd and vhdx images"
     SHARE_9P = "9p shares"
     SHARE_VIRTIOFS = "virtiofs shares"
     DAX = "DAX for shares"
     ROOT_SHARED = "a root served from the host's directories"
+    ROOT_9P = "a root served over 9p"
     NET_USER = "user networking"
     NET_TAP = "tap interfaces"
     NET_MACVTAP = "macvtap interfaces"
@@ -58,23 +60,26 @@ class Support:
 
 
 _TAPS = "use type tap, with a `bridge` of the host"
+_CONVERT = "leave it out, and qemu-img convert -O raw"
 _FORWARD = "use type tap, and forward on the host"
 INSTEAD: Mapping[Feature, str] = {
     Feature.ACCEL_TCG: "leave `accel` out",
     Feature.CPU_MODEL: "leave `cpu` out: the guest gets the host's",
     Feature.HUGE_PAGES: "leave `hugepage_mem` out",
-    Feature.HOTPLUG: "give the guest more `mem`",
+    Feature.HOTPLUG: "add it to `mem`",
     Feature.HOTPLUGGED: "add it to `mem`",
     Feature.BALLOON: "leave `balloon` out",
-    Feature.INITIAL_BALLOON: "microvm-balloon SIZE, once it runs",
+    Feature.INITIAL_BALLOON: "leave it out, and use microvm-balloon SIZE once it runs",
     Feature.USER: "start it as that user",
     Feature.SERIAL: "leave `serial` out: the guest finds volumes by UUID or `label`",
     Feature.DIRECT: "leave `direct` out",
-    Feature.IMAGE_TYPE: "qemu-img convert -O raw",
+    Feature.QCOW2: _CONVERT,
+    Feature.VHD: _CONVERT,
     Feature.SHARE_9P: "use proto virtiofs",
     Feature.SHARE_VIRTIOFS: "use proto 9p",
-    Feature.DAX: "leave `dax` out",
+    Feature.DAX: "leave `dax` and `dax_window_size` out",
     Feature.ROOT_SHARED: "leave `store_on_disk` out: the root is images then",
+    Feature.ROOT_9P: "leave `store_proto` out",
     Feature.NET_USER: _TAPS,
     Feature.NET_MACVTAP: _TAPS,
     Feature.NET_BRIDGE: _TAPS,
@@ -83,7 +88,7 @@ INSTEAD: Mapping[Feature, str] = {
     Feature.FORWARD_IPV6: _FORWARD,
     Feature.FORWARD_REMAPPED: _FORWARD,
     Feature.FORWARD_REMAPPED_UDP: _FORWARD,
-    Feature.GRAPHICS: "use the serial console or ssh",
+    Feature.GRAPHICS: "leave `graphics` out, and use the serial console or ssh",
     Feature.MACHINED: "leave it out",
 }
 """What to do without a feature. Which other hypervisors have it follows from their rows."""
@@ -121,7 +126,7 @@ def _machine(vm: MicroVM) -> Found:
             vm.hypervisor == "qemu" and bool(vm.qemu.pcie_root_ports),
         ),
         (Feature.ROOT_SHARED, "store_on_disk", not vm.store_on_disk),
-        (Feature.SHARE_9P, "store_proto", not vm.store_on_disk and vm.store_proto == "9p"),
+        (Feature.ROOT_9P, "store_proto", not vm.store_on_disk and vm.store_proto == "9p"),
     )
     yield from ((feature, where) for feature, where, asks in asked if asks)
 
@@ -134,7 +139,8 @@ def _volumes(vm: MicroVM) -> Found:
         if volume.direct:
             yield Feature.DIRECT, f"{key}.direct"
         if volume.image_type != "raw":
-            yield Feature.IMAGE_TYPE, f"{key}.image_type"
+            kind = Feature.QCOW2 if volume.image_type == "qcow2" else Feature.VHD
+            yield kind, f"{key}.image_type"
 
 
 def _shares(vm: MicroVM) -> Found:

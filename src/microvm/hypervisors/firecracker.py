@@ -51,7 +51,7 @@ class Firecracker(Hypervisor):
         ),
         Support(
             feature=Feature.CPU_MODEL, available=False,
-            instead="use a CPU template (firecracker.cpu)",
+            instead="leave `cpu` out, and use a CPU template (firecracker.cpu)",
         ),
         Support(feature=Feature.SHARE_9P, available=False, instead="use a volume"),
         Support(feature=Feature.SHARE_VIRTIOFS, available=False, instead="use a volume"),
@@ -69,7 +69,7 @@ class Firecracker(Hypervisor):
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
         """Refuse what this version has no room for, or not both of."""
         program = facts.programs[PROGRAM]
-        problems = []
+        problems = [*limits.huge_pages(microvm, facts)]
         if not program.has(PCI_SINCE):
             more = f"{dotted(PCI_SINCE)} has more"
             problems += [

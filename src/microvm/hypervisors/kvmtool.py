@@ -45,6 +45,7 @@ class Kvmtool(Hypervisor):
     control_socket = ".lkvm/vm.sock"
     one_disk = True
     supports = (
+        Support(feature=Feature.HUGE_PAGES),
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.DIRECT),
         Support(feature=Feature.SHARE_9P),
@@ -64,9 +65,33 @@ class Kvmtool(Hypervisor):
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its command line and its devices can't say."""
         return [
-            *limits.kernel(microvm), *_disk_problems(microvm), *_share_problems(microvm),
-            *_other_problems(microvm),
+            *limits.kernel(microvm), *limits.pci_addresses(microvm),
+            *_disk_problems(microvm), *_share_problems(microvm), *_other_problems(microvm),
         ]  # fmt: skip
+
+    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+        """Refuse directories that its command line can't name, and huge pages that are nowhere."""
+        places = [("store", facts.store_dir)]
+        places += [
+            (f"shares.{index}.source", facts.project_dir)
+            for index, share in enumerate(microvm.shares)
+            if not share.source.startswith("/")
+        ]
+        message = "kvmtool's command line can't name a path with a comma: {}"
+        hint = "move it; or use another hypervisor"
+        problems = [
+            Problem(where=where, message=message.format(path), hint=hint)
+            for where, path in places
+            if "," in path
+        ]
+        problems += limits.huge_pages(microvm, facts)
+        if microvm.hugepage_mem and facts.hugetlbfs is None:
+            message = (
+                "kvmtool takes huge pages from a hugetlbfs; none is mounted that we may write to"
+            )
+            hint = "sudo mount -t hugetlbfs -o uid=$USER none /dev/hugepages, or use qemu"
+            problems.append(Problem(where="hugepage_mem", message=message, hint=hint))
+        return problems
 
     def control(
         self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0
@@ -90,6 +115,10 @@ def _disk_problems(vm: MicroVM) -> list[Problem]:
         problems.append(Problem(where="volumes", message=message, hint=hint))
     for index, volume in enumerate(vm.volumes):
         problems += _comma(f"volumes.{index}.image", volume.image)
+        if volume.image.startswith("scsi:"):
+            message = "kvmtool takes what begins with scsi: for something else than a path"
+            hint = "rename it, or use another hypervisor"
+            problems.append(Problem(where=f"volumes.{index}.image", message=message, hint=hint))
     return problems
 
 
@@ -189,6 +218,7 @@ class _Plan:
             env={"HOME": "."},  # its socket lies below, at a path that is short enough
             files={BALLOON: "0\n", **self._power_files()},
             credentials=credentials,
+            volumes=resources.volume_plans(runner, guessed=True),
             opened=resources.opened(runner),
             directories=(".lkvm",),
             sockets=(Kvmtool.control_socket,),
@@ -271,6 +301,8 @@ class _Plan:
 
     def _extras(self) -> list[str]:
         words = ["--balloon"] if self._vm.balloon else []
+        if self._vm.hugepage_mem and self._facts.hugetlbfs:
+            words += ["--hugetlbfs", self._facts.hugetlbfs]
         if context := self._context():
             words += ["--vsock", str(context)]
         for device in self._vm.devices:

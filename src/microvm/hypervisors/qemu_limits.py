@@ -1,10 +1,19 @@
 """What of a declaration qemu can't do, where rows of features don't say it."""
 
+import re
 from collections.abc import Iterator
 
 from microvm.errors import Problem
 from microvm.hypervisors import virtiofsd
-from microvm.hypervisors.limits import hotplug, kernel, own_devices
+from microvm.hypervisors.limits import (
+    hotplug,
+    huge_pages,
+    kernel,
+    own_devices,
+    pci_addresses,
+    too_many,
+    vhost_net,
+)
 from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
@@ -16,6 +25,15 @@ PCI_SLOTS = 30
 CREDENTIAL_NAME = 28
 """Characters left of fw_cfg's 55 after `opt/io.systemd.credentials/` (docs/specs/fw_cfg.rst)."""
 
+_USB_VALUES = {
+    **dict.fromkeys(("vendorid", "productid"), re.compile(r"\w+=(?:0x[0-9a-fA-F]{1,4}|\d{1,4})")),
+    **dict.fromkeys(("hostbus", "hostaddr"), re.compile(r"\w+=\d{1,3}")),
+    "hostport": re.compile(r"\w+=\d{1,3}(?:\.\d{1,3})*"),
+}  # fmt: skip
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+"""What QEMU takes for an id (util/id.c)."""
+_ADDR = re.compile(r"(?:0x)?[01]?[0-9a-fA-F](?:\.[0-7])?")
+"""Slot and function (hw/core/qdev-properties-system.c)."""
 _OUR_IDS = ("hotplug", "usb")
 """Ids of devices that the plan names."""
 _OWN_PROPERTIES = {
@@ -43,16 +61,14 @@ def host_limits(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
     if microvm.qemu.machine == "microvm" and facts.accelerator.kind == "tcg":
         message = f"machine microvm does not boot here: {facts.accelerator.reason}"
         yield Problem(where="qemu.machine", message=message, hint="leave it out")
+    if (microvm.cpu or "").split(",")[0] == "host" and facts.accelerator.kind == "tcg":
+        message = f"an emulated CPU can't be the host's; emulated: {facts.accelerator.reason}"
+        yield Problem(where="cpu", message=message, hint="leave it out, or say max")
     if microvm.user and not facts.root:
         message = f"only root can become {microvm.user}"
         yield Problem(where="user", message=message, hint="start it as root, or leave `user` out")
-    if not facts.vhost_net:  # qemu would only warn, and move the packets itself
-        for index, interface in enumerate(microvm.interfaces):
-            if interface.tap.vhost:
-                message = "there is no /dev/vhost-net that may be opened here"
-                hint = "modprobe vhost_net, and run as a user who may open it; or leave vhost out"
-                where = f"interfaces.{index}.tap.vhost"
-                yield Problem(where=where, message=message, hint=hint)
+    yield from vhost_net(microvm, facts)  # qemu would only warn, and move the packets itself
+    yield from huge_pages(microvm, facts)
     if found := facts.programs.get(virtiofsd.PROGRAM):
         yield from virtiofsd.unmet(found, microvm)
 
@@ -107,7 +123,7 @@ def _slots(microvm: MicroVM) -> Iterator[Problem]:
     used, own = slots_used(microvm), _own_devices(microvm)
     if used > limit:
         message = f"{used} devices, {own} of them our own; the machine has {limit} slots"
-        yield Problem(where="volumes", message=message, hint="use fewer, larger volumes")
+        yield too_many(microvm, message)
 
 
 def _machine(microvm: MicroVM) -> Iterator[Problem]:
@@ -144,10 +160,15 @@ def _passed_through(microvm: MicroVM) -> Iterator[Problem]:
                 message=f"{device.path} selects no USB device",
                 hint="say vendorid and productid (`lsusb`), or hostbus and hostport",
             )
-        if device.bus == "pci" and keys:
-            message = f"{device.path} is no PCI address"
-            hint = "such as 0000:03:00.0 (`lspci -D`)"
-            yield Problem(where=f"devices.{index}.path", message=message, hint=hint)
+        for word in device.path.split(",") if device.bus == "usb" and not keys - USB_KEYS else ():
+            if "=" in word and not _USB_VALUES[word.partition("=")[0]].fullmatch(word):
+                yield Problem(
+                    where=f"devices.{index}.path",
+                    message=f"{word} is no such number",
+                    hint="ids have up to four hexadecimal digits after 0x (`lsusb`), hostbus and "
+                    "hostaddr are numbers, hostport is one such as 1.4",
+                )
+    yield from pci_addresses(microvm)
 
 
 def _ports(microvm: MicroVM) -> Iterator[Problem]:
@@ -156,12 +177,19 @@ def _ports(microvm: MicroVM) -> Iterator[Problem]:
     ids = [*((f"qemu.pcie_root_ports.{i}.id", p.id) for i, p in enumerate(ports)), *devices]
     taken: dict[str | tuple[int, int], str] = dict.fromkeys(_OUR_IDS, "one of ours")
     for where, name in ids:
-        if name and name in taken:
+        if name and not _ID.fullmatch(name):
+            message = f"{name}: an id of qemu is a letter, then letters, digits, `-`, `.`, `_`"
+            yield Problem(where=where, message=message, hint="name another id")
+        elif name and name in taken:
             message = f"the id {name} is that of {taken[name]} too"
             yield Problem(where=where, message=message, hint="name another id")
         elif name:
             taken[name] = where
     for index, port in enumerate(ports):
+        if port.addr is not None and not _ADDR.fullmatch(port.addr):
+            message = f"{port.addr} is no slot and function"
+            where = f"qemu.pcie_root_ports.{index}.addr"
+            yield Problem(where=where, message=message, hint="such as 1c.0, or leave it out")
         where = f"qemu.pcie_root_ports.{index}.chassis"
         place = (port.chassis, port.slot or 0) if port.chassis is not None else None
         if place and place in taken:
@@ -175,9 +203,10 @@ def _names(microvm: MicroVM) -> Iterator[Problem]:
     for index, interface in enumerate(microvm.interfaces):
         if not interface.id[:1].isalpha():
             message = f"{interface.id}: an id of qemu begins with a letter"
-            yield Problem(where=f"interfaces.{index}.id", message=message, hint="name another one")
+            hint = "name it otherwise; or use another hypervisor"
+            yield Problem(where=f"interfaces.{index}.id", message=message, hint=hint)
     for name in microvm.credential_files:
         if len(name) > CREDENTIAL_NAME:
             message = f"qemu takes {CREDENTIAL_NAME} characters of a credential's name"
-            hint = "name it shorter, or use another hypervisor"
+            hint = "give it a shorter name; or use another hypervisor"
             yield Problem(where=f"credential_files.{name}", message=message, hint=hint)

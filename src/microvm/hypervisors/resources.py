@@ -93,8 +93,11 @@ def disks_with_credentials(runner: Runner, facts: Facts) -> list[Disk]:
     return found
 
 
-def volume_plans(runner: Runner) -> tuple[VolumePlan, ...]:
-    """Return the volumes to make, check and lock before the start."""
+def volume_plans(runner: Runner, *, guessed: bool = False) -> tuple[VolumePlan, ...]:
+    """Return the volumes to make, check and lock before the start.
+
+    `guessed`: the VMM can't be told the format of an image.
+    """
     return tuple(
         VolumePlan(
             index=index,
@@ -109,6 +112,7 @@ def volume_plans(runner: Runner) -> tuple[VolumePlan, ...]:
             root=volume.mount_point == "/",
             mounted=volume.mount_point is not None,
             image_type=volume.image_type,
+            guessed=guessed,
         )
         for index, volume in enumerate(runner.microvm.volumes)
     )

@@ -1,5 +1,6 @@
 """Talk to a running machine's VMM: shut the guest down, set its balloon."""
 
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from microvm.host import process, stream
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Ballooning, Control
+from microvm.launch import planning
 from microvm.model.runner import Runner
 
 ANSWER_S = 10.0
@@ -22,7 +24,8 @@ def open_control(runner: Runner, state_dir: Path) -> Control:
     Raises `ApiError` if none does.
     """
     backend = hypervisor(runner.microvm.hypervisor)
-    declared = backend.declared_program(runner.microvm)
+    project = Path(os.environ.get(planning.PROJECT, state_dir))
+    declared = process.placed(backend.declared_program(runner.microvm), project)
     program = process.find_program(declared or backend.program) or ""
     return backend.control(
         _socket(runner, state_dir),

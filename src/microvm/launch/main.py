@@ -12,8 +12,6 @@ from microvm.launch import planning
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
-PROJECT = "MICROVM_PROJECT"
-"""Variable with the project directory, which relative sources of shares start at."""
 SHUTDOWN_S = 60.0
 """What a guest has to shut down before its VMM is ended: `bin/microvm-shutdown` takes no option."""
 
@@ -40,7 +38,7 @@ def _runner(path: Path) -> Path:
 
 def _plan(runner: Runner, runner_dir: Path) -> LaunchPlan:
     state_dir = Path.cwd()
-    project_dir = Path(os.environ.get(PROJECT, state_dir))
+    project_dir = Path(os.environ.get(planning.PROJECT, state_dir))
     start = planning.Start(runner_dir=runner_dir, state_dir=state_dir, project_dir=project_dir)
     return planning.plan(runner, start)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from microvm.errors import HostError, SpecError, StateError
 from microvm.host import facts as host_facts
-from microvm.host import files, kvm, linux, places, volumes
+from microvm.host import files, kvm, linux, places, process, volumes
 from microvm.hypervisors import Hypervisor, hypervisor, resources, virtiofsd
 from microvm.hypervisors.features import Feature
 from microvm.model.codec import from_plain
@@ -18,6 +18,8 @@ from microvm.model.plan import LaunchPlan
 from microvm.model.runner import SCHEMA, Runner
 
 RUNNER_FILE = "share/microvm/runner.json"
+PROJECT = "MICROVM_PROJECT"
+"""Variable with the project's directory, for the scripts of a runner."""
 
 
 def load_runner(runner_dir: Path) -> Runner:
@@ -66,12 +68,12 @@ def gather(runner: Runner, start: Start) -> Facts:
     store_dir = start.runner_dir.resolve().parent
     backend = hypervisor(microvm.hypervisor)
     installed = places.installed(store_dir, backend.program)
-    declared = backend.declared_program(microvm)
+    declared = process.placed(backend.declared_program(microvm), start.project_dir)
     vmm = host_facts.program(backend.program, declared, installed, dry=dry)
     programs: dict[str, Program] = {backend.program: vmm}
     if microvm.uses("virtiofs"):
-        declared = microvm.virtiofsd.program
-        found = host_facts.program(virtiofsd.PROGRAM, declared, virtiofsd.PLACES, dry=dry)
+        named = process.placed(microvm.virtiofsd.program, start.project_dir)
+        found = host_facts.program(virtiofsd.PROGRAM, named, virtiofsd.PLACES, dry=dry)
         programs[virtiofsd.PROGRAM] = found
     for share in microvm.shares:
         if why := files.obstacle(start.project_dir / share.source, stat.S_ISDIR):
@@ -99,6 +101,8 @@ def gather(runner: Runner, start: Start) -> Facts:
         root=os.geteuid() == 0,
         landlock=linux.landlock_abi(),
         hugepage_kib=host_facts.hugepage_kib() if microvm.hugepage_mem else 0,
+        hugepages_free=host_facts.hugepages_free() if microvm.hugepage_mem else None,
+        hugetlbfs=host_facts.hugetlbfs() if microvm.hugepage_mem else None,
         shmem_thp=host_facts.shmem_thp() if microvm.hugepage_mem else None,
         watched=start.watched,
         job=start.job,

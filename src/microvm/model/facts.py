@@ -62,6 +62,10 @@ class Facts:
     """Which landlock(7) the host's kernel has: its ABI's number, 0 for none."""
     hugepage_kib: int = 0
     """Size of the host's huge pages; 0: none, or nobody asked for them."""
+    hugepages_free: int | None = None
+    """How many of them the host can give; None: nobody asked."""
+    hugetlbfs: str | None = None
+    """Where a file system of huge pages is mounted that we may write to; asked like `shmem_thp`."""
     shmem_thp: str | None = None
     """What the host says of transparent huge pages in shared memory (shmem_enabled)."""
     watched: bool = False

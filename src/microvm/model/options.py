@@ -29,7 +29,8 @@ class QemuOptions:
     extra_args: tuple[Line, ...] = ()
     """Further arguments, appended."""
     program: HostPath | None = None
-    """Program to use; unset: `qemu-system-ARCH` from `PATH`."""
+    """Program to use: a name on `PATH`, or a path, which starts at the project; unset:
+    `qemu-system-ARCH` from `PATH`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,8 @@ class CloudHypervisorOptions:
     """Further arguments. Those of an option that is generated too join it: disks and the like are
     added, keys such as those of `--cpus` are replaced one by one, other values as a whole."""
     program: HostPath | None = None
-    """Program to use; unset: `cloud-hypervisor` from `PATH`."""
+    """Program to use: a name on `PATH`, or a path, which starts at the project; unset:
+    `cloud-hypervisor` from `PATH`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,8 @@ class FirecrackerOptions:
     """Configuration merged over the generated one, key by key, and in lists item by item by their
     `drive_id`, `iface_id` or `id`. Disks are `layerN`, `volumeN` and `credentials`."""
     program: HostPath | None = None
-    """Program to use; unset: `firecracker` from `PATH`."""
+    """Program to use: a name on `PATH`, or a path, which starts at the project; unset:
+    `firecracker` from `PATH`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,8 @@ class CrosvmOptions:
     extra_args: tuple[Line, ...] = ()
     """Further arguments, appended."""
     program: HostPath | None = None
-    """Program to use; unset: `crosvm` from `PATH`."""
+    """Program to use: a name on `PATH`, or a path, which starts at the project; unset:
+    `crosvm` from `PATH`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,8 @@ class KvmtoolOptions:
     extra_args: tuple[Line, ...] = ()
     """Further arguments, appended."""
     program: HostPath | None = None
-    """Program to use; unset: `lkvm` from `PATH`."""
+    """Program to use: a name on `PATH`, or a path, which starts at the project; unset:
+    `lkvm` from `PATH`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,4 +112,5 @@ class VirtiofsdOptions:
     extra_args: tuple[Line, ...] = ()
     """Further arguments for every share."""
     program: HostPath | None = None
-    """Program to use; unset: `virtiofsd` from `PATH` and the places where distributions keep it."""
+    """Program to use: a name on `PATH`, or a path, which starts at the project; unset:
+    `virtiofsd` from `PATH` and the places where distributions keep it."""

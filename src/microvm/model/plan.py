@@ -43,6 +43,9 @@ class VolumePlan:
     """Whether the guest's initrd mounts it, and so can grow its file system."""
     image_type: str = "raw"
     """Format of the image; what is inside one of another format than raw is not looked at."""
+    guessed: bool = False
+    """Whether the VMM takes an image for what its first bytes say, which a guest could have
+    written, to read files of the host as if they were its disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,11 @@ from microvm.host.stream import LIMIT as SOCKET_LIMIT
 from microvm.hypervisors import hybrid_vsock, hypervisor, resources
 from microvm.hypervisors.kernel_line import ROOM
 from microvm.hypervisors.qemu_plan import WATCH
-from microvm.hypervisors.qemu_syntax import FORMATS
 from microvm.hypervisors.shares import socket_of
 from microvm.model import forwards
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import ForwardPort, Volume, names_device, shortest
-from microvm.projects import guest_rules, keypath
+from microvm.projects import guest_rules, keypath, lone_rules
 
 HUGE_PAGE_MIB = 2
 _LABELS = {"xfs": 12, "vfat": 11, "ext2": 16, "ext3": 16, "ext4": 16, "btrfs": 16}
@@ -113,6 +112,10 @@ def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             )
 
 
+_FORMAT = {"vhd": "vpc -o subformat=fixed,force_size=on"}
+"""qemu-img's words; cloud-hypervisor takes no other kind of VHD."""
+
+
 def _not_raw(volume: Volume, key: str) -> Iterator[Problem]:
     """What is done only with raw images."""
     kind = volume.image_type
@@ -121,7 +124,7 @@ def _not_raw(volume: Volume, key: str) -> Iterator[Problem]:
             where=f"{key}.auto_create",
             message=f"images are made here raw, not {kind}",
             hint="set it to false, and make the image of a raw one with a file system: "
-            f"qemu-img convert -f raw -O {FORMATS[kind]} RAW {volume.image}",
+            f"qemu-img convert -f raw -O {_FORMAT.get(kind, kind)} RAW {volume.image}",
         )
     if volume.size is not None:
         message = f"the size of a {kind} image is not looked at"
@@ -195,7 +198,11 @@ def _interfaces(vm: MicroVM, directory: Path) -> Iterator[Problem]:
         if interface.type in ("user", "macvtap") and interface.bridge is not None:
             yield Problem(where=f"{key}.bridge", message=f"type {interface.type} joins no bridge")
         if interface.tap.vhost and interface.type != "tap":
-            yield Problem(where=f"{key}.tap.vhost", message="it goes only with type tap")
+            yield Problem(
+                where=f"{key}.tap.vhost",
+                message="it goes only with type tap",
+                hint="say type tap; it may name a bridge too",
+            )
         if (interface.type == "macvtap") != (interface.macvtap is not None):
             said = "is needed for" if interface.type == "macvtap" else "goes only with"
             yield Problem(where=f"{key}.macvtap", message=f"it {said} type macvtap")
@@ -332,7 +339,7 @@ def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 
 _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
     _devices, _volumes, _state, _shares, _interfaces, _addresses, _opened_for_the_guest, _machine,
-    _memory, _kernel_params, _accounts,
+    _memory, _kernel_params, _accounts, lone_rules.lone,
     guest_rules.mounts, guest_rules.files, guest_rules.places, guest_rules.units,
     guest_rules.packages, guest_rules.accounts,
 )  # fmt: skip
