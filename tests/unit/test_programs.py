@@ -210,9 +210,8 @@ def test_what_another_user_put_there_is_not_run(store, server):
             assert found.place == place
 
 
-def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):
-    runner = store.path / "runner"
-    vm, _ = validate({"hypervisor": "firecracker"}, "vm")
+def runner_of(vm, runner):
+    """Write a runner of that declaration."""
     system = GuestSystem(
         name="s", source="debian", description="d", architecture="x86_64", kernel="k",
         kernel_release="1", initrd="k", features=(), kernel_params=("quiet",),
@@ -221,6 +220,29 @@ def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):
     file = runner / planning.RUNNER_FILE
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(to_plain(Runner(schema=1, name="vm", microvm=vm, system=system))))
+
+
+def test_a_declared_path_of_a_program_starts_at_the_project(store, tmp_path, monkeypatch):
+    """The VMM is started in the state directory, by whoever stands anywhere."""
+    runner = store.path / "runner"
+    vm, _ = validate({"hypervisor": "firecracker", "firecracker": {"program": "bin/fc"}}, "vm")
+    runner_of(vm, runner)
+    program = tmp_path / "project/bin/fc"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho Firecracker v1.16.1\n")
+    program.chmod(0o755)
+    monkeypatch.chdir("/")
+    known = planning.gather(
+        planning.load_runner(runner), runner, state_dir=tmp_path / "state",
+        project_dir=tmp_path / "project", dry=True,
+    )  # fmt: skip
+    assert known.programs["firecracker"].path == str(program)
+
+
+def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):
+    runner = store.path / "runner"
+    vm, _ = validate({"hypervisor": "firecracker"}, "vm")
+    runner_of(vm, runner)
 
     def gathered():
         try:
