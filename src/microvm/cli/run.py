@@ -78,6 +78,7 @@ def main(args: Namespace) -> int:
     )
     steps = progress.Steps()
     store = project_options.store_of(args)
+    microvm.check_host(project, store=store)
     with progress.shown(steps) as report:
         microvm.build(project, store=store, progress=report)
     if args.until_up and steps.times:

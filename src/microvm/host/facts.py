@@ -14,6 +14,7 @@ from microvm.host.process import Deadline
 from microvm.model.facts import Accelerator, Program, dotted
 
 KVM = Path("/dev/kvm")
+_WITHOUT_KVM = "leave `accel` out, or say tcg"
 TRIAL_TIMEOUTS_S = (20.0, 40.0)
 """How long a trial of KVM may be silent, and the second one: the first may have met a busy host."""
 TRIAL_MOST = 6
@@ -245,8 +246,21 @@ def accelerator(
     if declared == "kvm" and dry:
         return _unusable(obstacle)
     if declared == "kvm":
-        raise HostError(f"accel is kvm, but {obstacle}", hint="leave `accel` out, or say tcg")
+        raise HostError(f"accel is kvm, but {obstacle}", hint=_WITHOUT_KVM)
     return Accelerator(kind="tcg", reason=f"emulation, because {obstacle}")
+
+
+def kvm_lack(name: str, declared: str | None) -> HostError | None:
+    """Return what is wrong where a hypervisor, or `accel`, asks for KVM that can't be used here."""
+    obstacle = kvm_obstacle() if name != "qemu" or declared == "kvm" else None
+    if obstacle is None:
+        return None
+    if name == "qemu":
+        return HostError(f"accel is kvm, but {obstacle}", hint=_WITHOUT_KVM)
+    return HostError(
+        f"{name} needs hardware virtualisation, but {obstacle}",
+        hint="use --hypervisor qemu, which can emulate",
+    )
 
 
 def kvm_only(name: str, *, dry: bool = False) -> Accelerator:
@@ -254,13 +268,10 @@ def kvm_only(name: str, *, dry: bool = False) -> Accelerator:
 
     Raises `HostError` where it can't be used; with `dry` the reason tells.
     """
-    if obstacle := kvm_obstacle():
+    if lack := kvm_lack(name, None):
         if dry:
-            return _unusable(obstacle)
-        raise HostError(
-            f"{name} needs hardware virtualisation, but {obstacle}",
-            hint="use --hypervisor qemu, which can emulate",
-        )
+            return _unusable(str(kvm_obstacle()))
+        raise lack
     return Accelerator(kind="kvm", reason=f"{name} knows nothing else")
 
 

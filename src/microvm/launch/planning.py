@@ -11,6 +11,7 @@ from microvm.host import files, linux, places, process, volumes
 from microvm.hypervisors import hypervisor, resources
 from microvm.hypervisors.virtiofsd import PLACES
 from microvm.model.codec import from_plain
+from microvm.model.declaration import MicroVM
 from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.identity import machine_id
 from microvm.model.plan import LaunchPlan
@@ -56,22 +57,8 @@ def gather(
     """
     microvm = runner.microvm
     store_dir = runner_dir.resolve().parent
-    backend = hypervisor(microvm.hypervisor)
-    installed = places.installed(store_dir, backend.program)
-    declared = process.placed(backend.declared_program(microvm), project_dir)
-    vmm = host_facts.program(backend.program, declared, installed, dry=dry)
-    programs: dict[str, Program] = {backend.program: vmm}
-    shared = [share for share in microvm.shares if share.proto == "virtiofs"]
-    if shared or (not microvm.store_on_disk and microvm.store_proto == "virtiofs"):
-        named = process.placed(microvm.virtiofsd.program, project_dir)
-        found = host_facts.program("virtiofsd", named, PLACES, dry=dry)
-        programs["virtiofsd"] = found
-    for share in microvm.shares:
-        if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
-            raise HostError(
-                f"can't serve the share {share.tag}: {why}",
-                hint="make the directory, or correct `source`",
-            )
+    programs = require(microvm, store_dir=store_dir, project_dir=project_dir, dry=dry)
+    vmm = programs[hypervisor(microvm.hypervisor).program]
     kernel = store_dir / runner.system.kernel / "vmlinuz"
     planned = resources.volume_plans(runner)
     identity = (microvm.machine_id or "").replace("-", "") or machine_id(
@@ -99,6 +86,41 @@ def gather(
         job=job,
         terminal=terminal,
     )
+
+
+def require(
+    microvm: MicroVM, *, store_dir: Path, project_dir: Path, dry: bool = False
+) -> dict[str, Program]:
+    """Return the programs that a start takes, by name. Raises `HostError` where something lacks.
+
+    That needs no runner: nothing is built in vain. `dry`: remember nothing, and do without KVM.
+    """
+    backend = hypervisor(microvm.hypervisor)
+    installed = places.installed(store_dir, backend.program)
+    declared = process.placed(backend.declared_program(microvm), project_dir)
+    kvm = None if dry else host_facts.kvm_lack(microvm.hypervisor, microvm.accel)
+    try:
+        programs = {
+            backend.program: host_facts.program(backend.program, declared, installed, dry=dry)
+        }
+    except HostError as missing:
+        if kvm is None:
+            raise
+        raise HostError(f"{missing.message}, and {kvm.message}", hint=kvm.hint) from missing
+    if kvm is not None:
+        raise kvm
+    shared = [share for share in microvm.shares if share.proto == "virtiofs"]
+    if shared or (not microvm.store_on_disk and microvm.store_proto == "virtiofs"):
+        named = process.placed(microvm.virtiofsd.program, project_dir)
+        found = host_facts.program("virtiofsd", named, PLACES, dry=dry)
+        programs["virtiofsd"] = found
+    for share in microvm.shares:
+        if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
+            raise HostError(
+                f"can't serve the share {share.tag}: {why}",
+                hint="make the directory, or correct `source`",
+            )
+    return programs
 
 
 def _accelerator(runner: Runner, vmm: Program, kernel: Path, *, dry: bool) -> Accelerator:

@@ -13,6 +13,7 @@ from microvm.host import files
 from microvm.hypervisors import hypervisor
 from microvm.launch.foreground import Options, Outcome, foreground
 from microvm.launch.planning import plan as plan_launch
+from microvm.launch.planning import require
 from microvm.model.guest import SystemLock
 from microvm.model.plan import LaunchPlan
 from microvm.model.progress import Event, Progress, silent
@@ -34,6 +35,18 @@ def check(project: Project) -> None:
     """Raise `SpecError` with every problem of a project, if there is any."""
     if project.problems:
         raise SpecError(project.problems)
+
+
+def check_host(
+    project: Project, name: str | None = None, *, store: Store, dry: bool = False
+) -> None:
+    """Raise `HostError` where this host lacks what running a MicroVM takes: a program, or KVM.
+
+    It needs no build. `dry`: only what showing the plan takes.
+    """
+    check(project)
+    microvm = project.get(name or project.pick())
+    require(microvm, store_dir=store.path, project_dir=project.directory, dry=dry)
 
 
 def lock(
@@ -136,6 +149,7 @@ def plan(
 ) -> LaunchPlan:
     """Return what running a MicroVM would execute; it is built first, nothing is started."""
     chosen = name or project.pick()
+    check_host(project, chosen, store=store, dry=True)
     directory = build(project, chosen, store=store, progress=progress)
     return plan_launch(
         directory,
@@ -162,6 +176,7 @@ def run(
     """
     chosen = name or project.pick()
     microvm = project.get(chosen)
+    check_host(project, chosen, store=store)
     with ExitStack() as stack:
         machine = state.machine_dir(project, chosen)
         if ephemeral:
