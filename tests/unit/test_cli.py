@@ -67,6 +67,7 @@ def test_help_is_quick_and_loads_no_heavy_module(microvm_cli):
         (["nosuch"], 2),
         ([], 2),
         (["check", "--nosuch"], 2),
+        (["run", "examples#hello", "uname"], 2),
         (["check", "--", "ls"], 2),
         (["run", ".", "--"], 2),
         (["run", "--nosuch", "--", "ls"], 125),
@@ -85,6 +86,19 @@ def test_wrong_usage_is_told_on_stderr_with_its_status(cli, words, status):
     assert ran.stdout == ""
     assert "microvm" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_command_without_its_mark_is_told_how_it_is_written(cli):
+    ran = cli("run", "examples#hello", "uname")
+    assert "microvm run 'examples#hello' -- uname" in ran.stderr
+    assert "microvm check --help" in cli("check", "--nosuch").stderr
+
+
+def test_a_project_of_the_examples_names_a_reference_that_works(cli):
+    refused = cli("plan", "examples#python").stderr
+    named = refused.split("such as ")[1].strip()
+    assert cli("check", named).returncode == 0
+    assert "examples#hello" in cli("plan", "examples").stderr
 
 
 def test_check_says_ok_with_the_names(cli, project):
@@ -126,7 +140,11 @@ def test_fields_are_changed_by_set_and_hypervisor(cli, project):
     assert cli("check", where, "--set", "mem=1024").returncode == 0
     assert "name one" in cli("plan", where, "--set", "mem=1024").stderr
     assert "mem" in cli("check", f"{where}#web", "--set", "mem=small").stderr
-    assert "nosuch" in cli("check", f"{where}#web", "--hypervisor", "nosuch").stderr
+    for name in ("nosuch", ""):
+        refused = cli("check", f"{where}#web", "--hypervisor", name).stderr
+        assert f"--hypervisor {name}: microvms.web.hypervisor: {name!r} is not allowed" in refused
+    changed = cli("check", f"{where}#web", "--set", "mem=1024")
+    assert changed.stdout.endswith("microvm.toml: web\n")  # not db, which was not changed
     ran = cli("check", f"{where}#web", "--hypervisor", "firecracker", "--set", "cpu=Haswell")
     assert ran.returncode == 3
     assert "cpu: firecracker does not support a CPU model" in ran.stderr
