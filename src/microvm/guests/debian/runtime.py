@@ -210,9 +210,8 @@ def contents(
     )
     for unit in started:
         links[f"/etc/systemd/system/sysinit.target.wants/{unit}"] = f"../{unit}"
-    if "dbus" not in installed:
-        for verb in ("poweroff", "reboot", "halt"):
-            files[f"/usr/local/sbin/{verb}"] = ((data / "poweroff").read_bytes(), 0o755)
+    for verb in ("poweroff", "reboot", "halt"):
+        files[f"/usr/local/sbin/{verb}"] = ((data / "poweroff").read_bytes(), 0o755)
     links |= _masks(microvm, installed)
     files |= _settings(name, microvm, description)
     links |= _network_links(microvm)
