@@ -166,6 +166,14 @@ def test_init_names_the_command_to_type_now(cli, tmp_path, template, place, said
     assert made.stderr == f"microvm: next: {said}\n"
 
 
+@pytest.mark.parametrize("place", ["x" * 300, "file", "file/new", "/proc/new"])
+def test_a_place_where_no_project_can_be_is_one_message(cli, tmp_path, place):
+    (tmp_path / "file").touch()
+    refused = cli("init", place, cwd=tmp_path)
+    assert refused.returncode == 4
+    assert refused.stderr.startswith(f"microvm: could not make {place}: ")
+
+
 @pytest.mark.parametrize("template", ["default", "web", "job", "python"])
 def test_init_writes_a_project_that_passes_check(cli, tmp_path, template):
     target = tmp_path / "new"

@@ -22,6 +22,8 @@ def explain(error: OSError, doing: str) -> HostError:
         hint = "make room there, or choose another place, then run the same command again"
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = "check the owner and mode of that path"
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+        hint = "a directory is needed there: choose another place"
     elif error.errno == errno.EROFS:
         hint = "choose a place that can be written"
     return HostError(f"could not {doing}: {error.strerror}{f': {path}' if path else ''}", hint=hint)

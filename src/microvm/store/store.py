@@ -168,9 +168,9 @@ class Store:
         Raises `StateError` when something else than a link is in the way, `HostError`.
         """
         link = link.absolute()
-        if link.exists() and not link.is_symlink():
-            raise StateError(f"{link} exists and is no link; it is left alone")
         try:
+            if link.exists() and not link.is_symlink():
+                raise StateError(f"{link} exists and is no link; it is left alone")
             files.replace_link(link, self.path / name)
             self.keep(link)
         except OSError as error:
