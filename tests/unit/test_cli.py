@@ -166,6 +166,15 @@ def test_init_names_the_command_to_type_now(cli, tmp_path, template, place, said
     assert made.stderr == f"microvm: next: {said}\n"
 
 
+def test_a_place_that_cannot_be_is_told_with_what_names_another(cli, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for verb in (["store", "list"], ["plan", "examples#hello"]):
+        refused = cli("--store", str(file), *verb)
+        assert refused.returncode == 4
+        assert "a directory is needed there; --store names another place" in refused.stderr
+
+
 @pytest.mark.parametrize("place", ["x" * 300, "file", "file/new", "/proc/new"])
 def test_a_place_where_no_project_can_be_is_one_message(cli, tmp_path, place):
     (tmp_path / "file").touch()

@@ -185,7 +185,8 @@ def run(
         try:
             machine.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.explain(error, f"make the state directory {machine}") from error
+            doing = f"make the state directory {machine}"
+            raise files.explain(error, doing, chosen_by=state.CHOSEN_BY) from error
         # The link keeps the runner from the collector for as long as this state exists.
         link = machine / "current"
         directory = build(project, chosen, store=store, out_link=link, progress=progress)
