@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from microvm.errors import ApiError, UnsupportedOperation
+from microvm.errors import ApiError, StateError, UnsupportedOperation
 from microvm.host import process, stream
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
@@ -30,9 +30,7 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
 
     Returns which of them ended it. Raises `ApiError` when no VMM answers.
     """
-    backend = hypervisor(runner.microvm.hypervisor)
-    # A VMM that was killed leaves its socket.
-    if not stream.listens(state_dir / (runner.microvm.socket or backend.control_socket)):
+    if not _runs(runner, state_dir):
         return "it is not running"
     control = open_control(runner, state_dir, timeout_s=5)
     whole, last = Deadline(timeout_s), Deadline(timeout_s / 3)
@@ -50,6 +48,12 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
         control.close()
     why = f" ({refusal})" if refusal else ""
     return f"the guest did not power off within {timeout_s:g} s{why}; the VMM was ended"
+
+
+def _runs(runner: Runner, state_dir: Path) -> bool:
+    """Return whether somebody answers: a VMM that was killed leaves its socket."""
+    backend = hypervisor(runner.microvm.hypervisor)
+    return stream.listens(state_dir / (runner.microvm.socket or backend.control_socket))
 
 
 def _press(control: Control, *, power_button: bool) -> str | None:
@@ -72,10 +76,18 @@ def _gone(control: Control, deadline: Deadline) -> bool:
 
 
 def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
-    """Give the guest `size_mib` MiB of memory. Raises `UnsupportedOperation`, `ApiError`."""
+    """Give the guest `size_mib` MiB of memory.
+
+    Raises `UnsupportedOperation`, `StateError` when it does not run, `ApiError`.
+    """
     if not (runner.microvm.balloon or runner.microvm.hotplug_mem):
         raise UnsupportedOperation(
             f"{runner.name} has no balloon", hint="set `balloon = true` and start it again"
+        )
+    if not _runs(runner, state_dir):
+        raise StateError(
+            f"{runner.name} does not run in {state_dir}",
+            hint="start it, then say it again, in the directory where it was started",
         )
     control = open_control(runner, state_dir, timeout_s=10)
     try:
