@@ -379,6 +379,16 @@ def test_output_that_finds_no_room_is_one_message(microvm_cli, verb):
     assert ran.stderr == "microvm: could not write standard output: No space left on device\n"
 
 
+def test_help_that_finds_no_room_is_one_message(microvm_cli):
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            microvm_cli.command("--help"), env=microvm_cli.env, stdout=full,
+            stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr == "microvm: could not write standard output: No space left on device\n"
+
+
 def test_closed_outputs_are_no_failure(microvm_cli):
     words = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *microvm_cli.command("schema")]
     assert subprocess.run(words, env=microvm_cli.env, check=False).returncode == 0
