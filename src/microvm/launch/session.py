@@ -378,8 +378,7 @@ class Session:
             return outcome
         seconds = f"{self._goal.stop_timeout_s:g}"
         late = f"the guest did not shut down within {seconds} s and was killed"
-        job_ended = self._job is not None and self._job.ended
-        if outcome is None or (outcome.exit_code == 0 and not job_ended):
+        if outcome is None or (outcome.exit_code == 0 and not outcome.own):
             return self._failure(late)
         return replace(outcome, reason=f"{outcome.reason}; {late}", own=False)
 
