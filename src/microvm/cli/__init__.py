@@ -162,7 +162,7 @@ def _helped() -> int:
 def _unhelped(error: OSError) -> int:
     if error.errno == errno.EPIPE:
         return 0
-    if _terminal_has_gone():
+    if error.errno == errno.EIO and _terminal_has_gone():
         return HUNG_UP
     tell(f"could not write standard output: {error.strerror}")
     return 1
