@@ -111,7 +111,9 @@ def library() -> str:
     return text
 
 
-CALLS = ("load", "check", "lock", "build", "plan", "run", "init", "schema", "examine")
+CALLS = (
+    "load", "check", "check_host", "lock", "build", "plan", "run", "init", "schema", "examine",
+)  # fmt: skip
 LIBRARY = """# Library
 
 Everything that a verb of the command line does is one call of `import microvm`; the types are for

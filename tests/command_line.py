@@ -55,8 +55,7 @@ class CommandLine:
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            **options,
+            **{"stderr": subprocess.STDOUT, **options},
         )
         self._started.append(process)
         return process

@@ -64,6 +64,7 @@ _HOME = {
     "LockResult": "projects.build",
     "build": "projects.build",
     "check": "projects.build",
+    "check_host": "projects.build",
     "lock": "projects.build",
     "plan": "projects.build",
     "run": "projects.build",

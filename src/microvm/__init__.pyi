@@ -50,6 +50,7 @@ from microvm.model.system import User as User
 from microvm.projects.build import LockResult as LockResult
 from microvm.projects.build import build as build
 from microvm.projects.build import check as check
+from microvm.projects.build import check_host as check_host
 from microvm.projects.build import lock as lock
 from microvm.projects.build import plan as plan
 from microvm.projects.build import run as run

@@ -312,15 +312,20 @@ def test_the_lock_beside_a_socket_of_cloud_hypervisor_is_waited_for(tmp_path, st
 
 
 @each
-def test_a_missing_program_is_named_with_what_to_do(kind, microvm_cli, tmp_path):
-    """Nothing else of the host is looked at first."""
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_missing_program_is_named_before_anything_is_built(kind, verb, microvm_cli, tmp_path):
     section = kind.replace("-", "_")
     (tmp_path / "microvm.toml").write_text(
         f"[microvms.vm]\nhypervisor = '{kind}'\n{section}.program = '/no/such/vmm'\n"
     )
-    ran = microvm_cli("plan", str(tmp_path), timeout=110)
+    store = tmp_path / "store"
+    ran = microvm_cli(verb, str(tmp_path), "--store", str(store), timeout=110)
     assert ran.returncode == 4, ran.stderr
     assert "the program /no/such/vmm is missing" in ran.stderr
+    without = kind != "qemu" and verb == "run" and kvm.obstacle() is not None
+    assert ("needs hardware virtualisation" in ran.stderr) == without  # in the same message
+    assert not list(store.glob("*-*"))
+    assert not (tmp_path / "microvm.lock").exists()
     assert "Traceback" not in ran.stderr
 
 

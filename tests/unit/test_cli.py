@@ -67,6 +67,7 @@ def test_help_is_quick_and_loads_no_heavy_module(microvm_cli):
         (["nosuch"], 2),
         ([], 2),
         (["check", "--nosuch"], 2),
+        (["run", "examples#hello", "uname"], 2),
         (["check", "--", "ls"], 2),
         (["run", ".", "--"], 2),
         (["run", "--nosuch", "--", "ls"], 125),
@@ -85,6 +86,19 @@ def test_wrong_usage_is_told_on_stderr_with_its_status(cli, words, status):
     assert ran.stdout == ""
     assert "microvm" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_command_without_its_mark_is_told_how_it_is_written(cli):
+    ran = cli("run", "examples#hello", "uname")
+    assert "microvm run 'examples#hello' -- uname" in ran.stderr
+    assert "microvm check --help" in cli("check", "--nosuch").stderr
+
+
+def test_a_project_of_the_examples_names_a_reference_that_works(cli):
+    refused = cli("plan", "examples#python").stderr
+    named = refused.split("such as ")[1].strip()
+    assert cli("check", named).returncode == 0
+    assert "examples#hello" in cli("plan", "examples").stderr
 
 
 def test_check_says_ok_with_the_names(cli, project):
@@ -126,7 +140,11 @@ def test_fields_are_changed_by_set_and_hypervisor(cli, project):
     assert cli("check", where, "--set", "mem=1024").returncode == 0
     assert "name one" in cli("plan", where, "--set", "mem=1024").stderr
     assert "mem" in cli("check", f"{where}#web", "--set", "mem=small").stderr
-    assert "nosuch" in cli("check", f"{where}#web", "--hypervisor", "nosuch").stderr
+    for name in ("nosuch", ""):
+        refused = cli("check", f"{where}#web", "--hypervisor", name).stderr
+        assert f"--hypervisor {name}: microvms.web.hypervisor: {name!r} is not allowed" in refused
+    changed = cli("check", f"{where}#web", "--set", "mem=1024")
+    assert changed.stdout.endswith("microvm.toml: web\n")  # not db, which was not changed
     ran = cli("check", f"{where}#web", "--hypervisor", "firecracker", "--set", "cpu=Haswell")
     assert ran.returncode == 3
     assert "cpu: firecracker does not support a CPU model" in ran.stderr
@@ -146,6 +164,23 @@ def test_fields_are_changed_by_set_and_hypervisor(cli, project):
 def test_init_names_the_command_to_type_now(cli, tmp_path, template, place, said):
     made = cli("init", place, "--template", template, cwd=tmp_path)
     assert made.stderr == f"microvm: next: {said}\n"
+
+
+def test_a_place_that_cannot_be_is_told_with_what_names_another(cli, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for verb in (["store", "list"], ["plan", "examples#hello"]):
+        refused = cli("--store", str(file), *verb)
+        assert refused.returncode == 4
+        assert "a directory is needed there; --store names another place" in refused.stderr
+
+
+@pytest.mark.parametrize("place", ["x" * 300, "file", "file/new", "/proc/new"])
+def test_a_place_where_no_project_can_be_is_one_message(cli, tmp_path, place):
+    (tmp_path / "file").touch()
+    refused = cli("init", place, cwd=tmp_path)
+    assert refused.returncode == 4
+    assert refused.stderr.startswith(f"microvm: could not make {place}: ")
 
 
 @pytest.mark.parametrize("template", ["default", "web", "job", "python"])
@@ -339,6 +374,16 @@ def test_output_that_finds_no_room_is_one_message(microvm_cli, verb):
         ran = subprocess.run(
             microvm_cli.command(verb), env=microvm_cli.env, stdout=full, stderr=subprocess.PIPE,
             text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr == "microvm: could not write standard output: No space left on device\n"
+
+
+def test_help_that_finds_no_room_is_one_message(microvm_cli):
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            microvm_cli.command("--help"), env=microvm_cli.env, stdout=full,
+            stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert ran.returncode == 1
     assert ran.stderr == "microvm: could not write standard output: No space left on device\n"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from http_peer import answer, request
 
-from microvm.errors import ApiError, UnsupportedOperation
+from microvm.errors import ApiError, StateError, UnsupportedOperation
 from microvm.host import stream
 from microvm.hypervisors import hypervisor
 from microvm.launch import control
@@ -305,3 +305,10 @@ def test_a_machine_with_hot_plug_memory_takes_a_size_without_a_balloon(tmp_path,
 def test_the_peer_is_this_process(vmm):
     with vmm("firecracker") as (peer, _):
         assert stream.owner(peer.path) == os.getpid()
+
+
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor", "firecracker", "crosvm", "kvmtool"])
+def test_the_memory_of_a_machine_that_does_not_run_is_told(kind, tmp_path):
+    with pytest.raises(StateError, match=f"vm does not run in {tmp_path}") as failure:
+        control.set_balloon(runner(kind, balloon=True), tmp_path, 512)
+    assert "start it" in failure.value.hint

@@ -199,11 +199,13 @@ def test_two_microvms_must_not_share_what_a_host_has_once(tmp_path):
 
 def test_overrides_change_nested_fields_and_lists():
     table = {"mem": 1, "volumes": [{"size": 1}]}
-    changed = overrides.apply(table, ["mem=2", "volumes.0.size=3", "system.release=sid"])
+    changed = overrides.apply(
+        table, [("", "mem=2"), ("", "volumes.0.size=3"), ("", "system.release=sid")]
+    )
     assert changed == {"mem": 2, "volumes": [{"size": 3}], "system": {"release": "sid"}}
     assert table == {"mem": 1, "volumes": [{"size": 1}]}
     with pytest.raises(SpecError):
-        overrides.apply(table, ["volumes.7.size=1", "novalue"])
+        overrides.apply(table, [("--set x", "volumes.7.size=1"), ("--set y", "novalue")])
 
 
 def test_packages_of_defaults_and_microvm_add_up_and_tables_merge():

@@ -2,6 +2,8 @@
 
 import subprocess
 
+import pytest
+
 from microvm.guests.debian import runtime
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Endpoint, ForwardPort, Interface, Share, Volume
@@ -110,9 +112,11 @@ def test_tmp_is_a_file_system_of_its_own_only_where_the_root_is_kept():
     assert "tmp.mount" not in masked(contents(kept))
 
 
-def test_poweroff_needs_no_session_manager_but_uses_one_that_is_installed():
-    assert "/usr/local/sbin/poweroff" in contents().files
-    assert "/usr/local/sbin/poweroff" not in contents(installed=("dbus",)).files
+@pytest.mark.parametrize("installed", [(), ("dbus",)])
+def test_poweroff_needs_no_session_manager_nor_waits_for_one(installed):
+    script, mode = contents(installed=installed).files["/usr/local/sbin/poweroff"]
+    assert mode == 0o755
+    assert b"-S /run/dbus/system_bus_socket" in script  # one that is there is asked
 
 
 def test_no_two_entries_have_one_path():

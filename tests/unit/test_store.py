@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from microvm.errors import HostError, StateError
 from microvm.host import usage
 from microvm.store import Store, downloads, item_name
 
@@ -52,6 +53,15 @@ def item(store, *digests, root=None):
 
 def left(directory):
     return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_link_that_cannot_be_made_is_told(store, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="is no link"):
+        store.add_root(tmp_path / "file", "item")
+    for place in ("x" * 300, "file/link", "nosuch/link"):
+        with pytest.raises(HostError, match="could not make the link"):
+            store.add_root(tmp_path / place, "item")
 
 
 def test_packages_that_no_build_used_for_long_go(store):

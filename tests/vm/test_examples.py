@@ -46,6 +46,7 @@ def test_hello_greets_and_shuts_down_cleanly(microvm_cli):
     assert "hello is up: Debian 13 (trixie)" in ran.stdout
     assert "booted in" in ran.stdout
     assert "Power down" in ran.stdout
+    assert "systemd-journald" not in ran.stdout
 
 
 def test_a_job_has_its_own_output_input_and_status(microvm_cli):

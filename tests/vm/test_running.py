@@ -130,10 +130,15 @@ def test_a_slow_reader_gets_every_byte_of_much_output(microvm_cli):
     assert output == b"".join(number.to_bytes(4, "big") for number in range(1, 2000001))
 
 
-def test_a_reader_that_stops_does_not_outlast_the_time_limit(microvm_cli):
-    process = microvm_cli.start("run", "--timeout", "40", "examples#hello", "--", "yes")
+@pytest.mark.parametrize("stderr", [subprocess.STDOUT, subprocess.PIPE])
+def test_a_reader_that_stops_does_not_outlast_the_time_limit(stderr, microvm_cli):
+    words = ("run", "--timeout", "40", "examples#hello", "--", "yes")
+    process = microvm_cli.start(*words, stderr=stderr)
     began = time.monotonic()
     assert process.wait(200) == 124
+    if process.stderr:  # else the message finds no room in the pipe either
+        assert process.stderr.read().endswith(b"microvm: the time limit is over\n")
+        process.stderr.close()
     assert time.monotonic() - began < 190
     process.stdout.close()
 

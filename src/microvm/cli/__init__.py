@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -127,17 +128,51 @@ def _main(argv: Sequence[str] | None) -> int:
     mark = given.index("--") if "--" in given else len(given)
     words, command = given[:mark], tuple(given[mark + 1 :])
     try:
-        args = parser(_verb(words)).parse_args(words)
+        args, unknown = parser(_verb(words)).parse_known_args(words)
     except SystemExit as exit:
         # A job's own statuses must not be mistaken for ours.
-        return 125 if command and exit.code else int(exit.code or 0)
-    except OSError:  # the help, or what is wrong with the words, goes nowhere
+        if exit.code:
+            return 125 if command else int(exit.code)
+        return _helped()
+    except OSError as error:
+        if not {"-h", "--help", "--version"}.isdisjoint(words):
+            return _unhelped(error)
+        # What is wrong with the words goes nowhere.
         return HUNG_UP if _terminal_has_gone() else 125 if command else 2
+    if unknown:
+        tell(f"{args.verb}: unrecognized arguments: {' '.join(unknown)}")
+        _line(f"  {_meant(args, unknown, command)}")
+        return 125 if command else 2
     if mark < len(given) and (args.verb != "run" or not command):
         tell("-- is followed by a command" if not command else f"{args.verb} takes no command")
         return 2
     args.command = command
     return _carry_out(args)
+
+
+def _helped() -> int:
+    """Return the status of --help and --version, whose words argparse has left in the buffer."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _unhelped(error)
+    return 0
+
+
+def _unhelped(error: OSError) -> int:
+    if error.errno == errno.EPIPE:
+        return 0
+    if error.errno == errno.EIO and _terminal_has_gone():
+        return HUNG_UP
+    tell(f"could not write standard output: {error.strerror}")
+    return 1
+
+
+def _meant(args: argparse.Namespace, unknown: Sequence[str], command: Sequence[str]) -> str:
+    if args.verb == "run" and not command and not unknown[0].startswith("-"):
+        told = shlex.join([args.reference, "--", *unknown])
+        return f"a command for the guest stands after --: microvm run {told}"
+    return f"microvm {args.verb} --help    # tells what it takes"
 
 
 def _verb(words: Sequence[str]) -> str:

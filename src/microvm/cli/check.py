@@ -22,6 +22,8 @@ def main(args: Namespace) -> int:
     """Check a project; print every problem or ok."""
     project = project_options.project_of(args)
     microvm.check(project)
-    names = ", ".join(project.names)
+    # What was changed for once is the one that was meant; the others were checked as they stand.
+    one = project.selected if project.overridden else None
+    names = ", ".join([one] if one else project.names)
     print(f"ok: {project.file}: {names}")
     return 0

@@ -1,6 +1,7 @@
 """`microvm run`."""
 
 import math
+import select
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -9,6 +10,7 @@ from contextlib import suppress
 import microvm
 from microvm.cli import progress, project_options
 
+STUCK_S = 2.0
 _EPILOG = """\
 Without a command the guest's console is on this terminal; Ctrl-] then q ends it.
 With one, the guest runs it as its only job: its output, input and exit status are
@@ -78,6 +80,7 @@ def main(args: Namespace) -> int:
     )
     steps = progress.Steps()
     store = project_options.store_of(args)
+    microvm.check_host(project, store=store)
     with progress.shown(steps) as report:
         microvm.build(project, store=store, progress=report)
     if args.until_up and steps.times:
@@ -85,7 +88,7 @@ def main(args: Namespace) -> int:
         _say(f"built in {sum(steps.times.values()):.1f} s: {took}")
     began = time.monotonic()
     outcome = microvm.run(project, store=store, options=options, ephemeral=args.ephemeral)
-    if outcome.exit_code in (0,) or (args.command and not outcome.console):
+    if outcome.own if args.command else outcome.exit_code == 0:
         if args.until_up:
             _say(f"{outcome.reason}, {time.monotonic() - began:.1f} s after its start")
         return outcome.exit_code
@@ -96,6 +99,8 @@ def main(args: Namespace) -> int:
 def _say(text: str) -> None:
     end = "\r\n" if sys.stderr.isatty() else "\n"
     with suppress(OSError):  # a terminal that has gone
+        if not select.select([], [sys.stderr], [], STUCK_S)[1]:
+            return  # nobody empties the pipe, which may be that of the job's output
         print(f"microvm: {text}", file=sys.stderr, end=end, flush=True)
 
 

@@ -52,7 +52,8 @@ def download(
     if found != sha256:
         raise MicroVMError(
             f"{url} is not what it should be: its SHA-256 is {found}, not {sha256}",
-            hint="nothing of it was kept; the server, or something on the way, changed the file",
+            hint="nothing of it was kept; the server, or something on the way, changed the file: "
+            "name another server (`--mirror`)",
         )
 
 
@@ -67,7 +68,7 @@ def _fetch(
     try:
         reply = opener.open(url, timeout=stall_s)
     except urllib.error.HTTPError as error:
-        said = f"the server says {error.code} {error.reason}"
+        said = f"the server says {error.code} {_line(str(error.reason))}"
         error.close()
         raise MicroVMError(f"could not download {url}: {said}", hint=_AGAIN) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -125,4 +126,10 @@ def _words(error: Exception, stall_s: float) -> str:
         return f"nothing came for {stall_s:g} s"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror
-    return str(reason) or type(reason).__name__
+    if type(reason) is http.client.BadStatusLine:  # not a connection that was closed, a kind of it
+        return f"what answers is no web server, it says {_line(str(reason))}"
+    return _line(str(reason)) or type(reason).__name__
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:200]

@@ -14,16 +14,23 @@ from microvm.errors import HostError, StateError
 from microvm.host import linux
 
 
-def explain(error: OSError, doing: str) -> HostError:
-    """Return what a failed file operation means to a user and what to do next."""
+def explain(error: OSError, doing: str, *, chosen_by: str | None = None) -> HostError:
+    """Return what a failed file operation means to a user and what to do next.
+
+    `chosen_by`: the option or variable that names the place.
+    """
     path = error.filename2 or error.filename or ""
     hint = None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "make room there, or choose another place, then run the same command again"
     elif error.errno in (errno.EACCES, errno.EPERM):
         hint = "check the owner and mode of that path"
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+        hint = "a directory is needed there"
     elif error.errno == errno.EROFS:
         hint = "choose a place that can be written"
+    if hint and chosen_by:
+        hint += f"; {chosen_by} names another place"
     return HostError(f"could not {doing}: {error.strerror}{f': {path}' if path else ''}", hint=hint)
 
 

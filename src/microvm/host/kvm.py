@@ -17,6 +17,8 @@ TRIAL_TIMEOUTS_S = (20.0, 40.0)
 TRIAL_MOST = 6
 """What such a time is multiplied by for the whole of a trial: a slow host speaks for longer."""
 
+_DECLARED = "accel is kvm, but {}"
+_NOT_DECLARED = "leave `accel` out, or say tcg"
 _TRIALS = {
     "x86_64": ("q35", "console=ttyS0 earlyprintk=ttyS0 panic=-1 reboot=t"),
     "aarch64": ("virt", "console=ttyAMA0 earlycon panic=-1"),
@@ -71,8 +73,23 @@ def accelerator(
     if declared == "kvm" and dry:
         return _unusable(why)
     if declared == "kvm":
-        raise HostError(f"accel is kvm, but {why}", hint="leave `accel` out, or say tcg")
+        raise HostError(_DECLARED.format(why), hint=_NOT_DECLARED)
     return Accelerator(kind="tcg", reason=f"emulation, because {why}")
+
+
+def lack(name: str | None = None) -> HostError | None:
+    """Return what to raise where there is no KVM to be tried, for a hypervisor that knows nothing
+    else, or for a declaration that wants it; None: there is.
+    """
+    why = obstacle()
+    if why is None:
+        return None
+    if name is None:
+        return HostError(_DECLARED.format(why), hint=_NOT_DECLARED)
+    return HostError(
+        f"{name} needs hardware virtualisation, but {why}",
+        hint="use --hypervisor qemu, which can emulate",
+    )
 
 
 def only(name: str, *, dry: bool = False) -> Accelerator:
@@ -80,13 +97,10 @@ def only(name: str, *, dry: bool = False) -> Accelerator:
 
     Raises `HostError` where it can't be used; with `dry` the reason tells.
     """
-    if why := obstacle():
+    if error := lack(name):
         if dry:
-            return _unusable(why)
-        raise HostError(
-            f"{name} needs hardware virtualisation, but {why}",
-            hint="use --hypervisor qemu, which can emulate",
-        )
+            return _unusable(str(obstacle()))
+        raise error
     return Accelerator(kind="kvm", reason=f"{name} knows nothing else")
 
 

@@ -5,7 +5,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from microvm.errors import ApiError, UnsupportedOperation
+from microvm.errors import ApiError, StateError, UnsupportedOperation
 from microvm.host import process, stream
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
@@ -45,8 +45,7 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
 
     Returns which of them ended it. Raises `ApiError` when no VMM answers.
     """
-    # A VMM that was killed leaves its socket.
-    if not stream.listens(_socket(runner, state_dir)):
+    if not _runs(runner, state_dir):
         return "it is not running"
     whole, button = Deadline(timeout_s), Deadline(timeout_s / 3)
     with closing(open_control(runner, state_dir)) as control:
@@ -62,6 +61,11 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
             return "the VMM ended"
     why = f" ({refusal})" if refusal else ""
     return f"the guest did not power off within {timeout_s:g} s{why}; the VMM was ended"
+
+
+def _runs(runner: Runner, state_dir: Path) -> bool:
+    """Return whether somebody answers: a VMM that was killed leaves its socket."""
+    return stream.listens(_socket(runner, state_dir))
 
 
 def _press(control: Control, *, power_button: bool) -> str | None:
@@ -84,10 +88,18 @@ def _gone(control: Control, deadline: Deadline) -> bool:
 
 
 def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
-    """Give the guest `size_mib` MiB of memory. Raises `UnsupportedOperation`, `ApiError`."""
+    """Give the guest `size_mib` MiB of memory.
+
+    Raises `UnsupportedOperation`, `StateError` when it does not run, `ApiError`.
+    """
     if not (runner.microvm.balloon or runner.microvm.hotplug_mem):
         raise UnsupportedOperation(
             f"{runner.name} has no balloon", hint="set `balloon = true` and start it again"
+        )
+    if not _runs(runner, state_dir):
+        raise StateError(
+            f"{runner.name} does not run in {state_dir}",
+            hint="start it, then say it again, in the directory where it was started",
         )
     with closing(open_control(runner, state_dir)) as control:
         if not isinstance(control, Ballooning):

@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"\n  {error.hint}" if error.hint else ""
         _say(f"{error}{hint}")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("microvm-launch: interrupted\n")
+        return 130
 
 
 def _runner(path: Path) -> Path:

@@ -12,6 +12,7 @@ from microvm.host import files, kvm, linux, places, process, volumes
 from microvm.hypervisors import Hypervisor, hypervisor, resources, virtiofsd
 from microvm.hypervisors.features import Feature
 from microvm.model.codec import from_plain
+from microvm.model.declaration import MicroVM
 from microvm.model.facts import Accelerator, Facts, Program
 from microvm.model.identity import machine_id
 from microvm.model.plan import LaunchPlan
@@ -67,20 +68,8 @@ def gather(runner: Runner, start: Start) -> Facts:
     state_dir, dry = start.state_dir, start.dry
     store_dir = start.runner_dir.resolve().parent
     backend = hypervisor(microvm.hypervisor)
-    installed = places.installed(store_dir, backend.program)
-    declared = process.placed(backend.declared_program(microvm), start.project_dir)
-    vmm = host_facts.program(backend.program, declared, installed, dry=dry)
-    programs: dict[str, Program] = {backend.program: vmm}
-    if microvm.uses("virtiofs"):
-        named = process.placed(microvm.virtiofsd.program, start.project_dir)
-        found = host_facts.program(virtiofsd.PROGRAM, named, virtiofsd.PLACES, dry=dry)
-        programs[virtiofsd.PROGRAM] = found
-    for share in microvm.shares:
-        if why := files.obstacle(start.project_dir / share.source, stat.S_ISDIR):
-            raise HostError(
-                f"can't serve the share {share.tag}: {why}",
-                hint="make the directory, or correct `source`",
-            )
+    programs = require(microvm, store_dir=store_dir, project_dir=start.project_dir, dry=dry)
+    vmm = programs[backend.program]
     kernel = store_dir / runner.system.kernel / "vmlinuz"
     planned = resources.volume_plans(runner)
     identity = (microvm.machine_id or "").replace("-", "") or machine_id(
@@ -108,6 +97,46 @@ def gather(runner: Runner, start: Start) -> Facts:
         job=start.job,
         terminal=start.terminal,
     )
+
+
+def require(
+    microvm: MicroVM, *, store_dir: Path, project_dir: Path, dry: bool = False
+) -> dict[str, Program]:
+    """Return the programs that a start takes, by name. Raises `HostError` where something lacks.
+
+    That needs no runner: nothing is built in vain. `dry`: remember nothing, and do without KVM.
+    """
+    backend = hypervisor(microvm.hypervisor)
+    installed = places.installed(store_dir, backend.program)
+    declared = process.placed(backend.declared_program(microvm), project_dir)
+    lack = None if dry else _kvm_lack(backend, microvm)
+    try:
+        vmm = host_facts.program(backend.program, declared, installed, dry=dry)
+    except HostError as missing:
+        if lack is None:
+            raise
+        raise HostError(f"{missing.message}, and {lack.message}", hint=lack.hint) from missing
+    if lack is not None:
+        raise lack
+    programs = {backend.program: vmm}
+    if microvm.uses("virtiofs"):
+        named = process.placed(microvm.virtiofsd.program, project_dir)
+        found = host_facts.program(virtiofsd.PROGRAM, named, virtiofsd.PLACES, dry=dry)
+        programs[virtiofsd.PROGRAM] = found
+    for share in microvm.shares:
+        if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
+            raise HostError(
+                f"can't serve the share {share.tag}: {why}",
+                hint="make the directory, or correct `source`",
+            )
+    return programs
+
+
+def _kvm_lack(backend: Hypervisor, microvm: MicroVM) -> HostError | None:
+    """Return what is wrong where KVM has to be there and can't be."""
+    if not backend.support(Feature.ACCEL_TCG).available:
+        return kvm.lack(backend.name)
+    return kvm.lack() if microvm.accel == "kvm" else None
 
 
 def _accelerator(

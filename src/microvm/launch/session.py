@@ -45,6 +45,8 @@ class Outcome:
     reason: str
     console: str = ""
     """The end of the console, where it explains the reason."""
+    own: bool = False
+    """The job's status: nothing is to be said about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +267,7 @@ class Session:
         for out in (*self._out.values(), typed):
             out.flush()
         if self._out[1].broken:
-            self._stop_for(Outcome(NOBODY_READS, "nobody reads standard output"))
+            self._stop_for(Outcome(NOBODY_READS, "nobody reads standard output", own=True))
 
     def _last_bytes(self, console: int) -> None:
         """Take what the guest and the VMM said before they went."""
@@ -361,7 +363,7 @@ class Session:
         if self._job and self._job.ended and not self._out[1].broken:
             if self._job.failure is not None:
                 return Outcome(OWN_FAILURE, f"the job can't be started: {self._job.failure}")
-            return Outcome(self._job.status or 0, "the job has ended")
+            return Outcome(self._job.status or 0, "the job has ended", own=True)
         if self._ended_by:
             return self._ended_by
         if self._helper_ended and self._status is None:
@@ -376,10 +378,9 @@ class Session:
             return outcome
         seconds = f"{self._goal.stop_timeout_s:g}"
         late = f"the guest did not shut down within {seconds} s and was killed"
-        job_ended = self._job is not None and self._job.ended
-        if outcome is None or (outcome.exit_code == 0 and not job_ended):
+        if outcome is None or (outcome.exit_code == 0 and not outcome.own):
             return self._failure(late)
-        return replace(outcome, reason=f"{outcome.reason}; {late}")
+        return replace(outcome, reason=f"{outcome.reason}; {late}", own=False)
 
     def _guests_verdict(self) -> Outcome | None:
         """Say how the guest ended, when nobody else ended it."""

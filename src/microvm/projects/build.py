@@ -36,6 +36,18 @@ def check(project: Project) -> None:
         raise SpecError(project.problems)
 
 
+def check_host(
+    project: Project, name: str | None = None, *, store: Store, dry: bool = False
+) -> None:
+    """Raise `HostError` where this host lacks what running a MicroVM takes: a program, or KVM.
+
+    It needs no build. `dry`: only what showing the plan takes.
+    """
+    check(project)
+    microvm = project.get(name or project.pick())
+    planning.require(microvm, store_dir=store.path, project_dir=project.directory, dry=dry)
+
+
 def lock(
     project: Project,
     names: Sequence[str] | None = None,
@@ -136,6 +148,7 @@ def plan(
 ) -> LaunchPlan:
     """Return what running a MicroVM would execute; it is built first, nothing is started."""
     chosen = name or project.pick()
+    check_host(project, chosen, store=store, dry=True)
     directory = build(project, chosen, store=store, progress=progress)
     start = planning.Start(
         runner_dir=directory,
@@ -163,6 +176,7 @@ def run(
     """
     chosen = name or project.pick()
     microvm = project.get(chosen)
+    check_host(project, chosen, store=store)
     with ExitStack() as stack:
         machine = state.machine_dir(project, chosen)
         if ephemeral:
@@ -171,7 +185,8 @@ def run(
         try:
             machine.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.explain(error, f"make the state directory {machine}") from error
+            doing = f"make the state directory {machine}"
+            raise files.explain(error, doing, chosen_by=state.CHOSEN_BY) from error
         # The link keeps the runner from the collector for as long as this state exists.
         link = machine / "current"
         directory = build(project, chosen, store=store, out_link=link, progress=progress)

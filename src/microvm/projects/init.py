@@ -19,10 +19,10 @@ def init(directory: Path, template: str = "default") -> list[Path]:
     if template not in TEMPLATES:
         message = f"there is no template {template!r}: there are {', '.join(TEMPLATES)}"
         raise SpecError([Problem(where="--template", message=message)])
-    for name in ("microvm.toml", "microvms.py"):
-        if (directory / name).exists():
-            raise StateError(f"{directory / name} exists already; it is left as it is")
     try:
+        for name in ("microvm.toml", "microvms.py"):
+            if (directory / name).exists():
+                raise StateError(f"{directory / name} exists already; it is left as it is")
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.explain(error, f"make {directory}") from error

@@ -125,7 +125,8 @@ def _write(file: Path, locks: Callable[[], Mapping[str, SystemLock]]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise files.explain(error, f"write {file}") from error
+        # A project's own directory is there; this is the one for projects that can't be written.
+        raise files.explain(error, f"write {file}", chosen_by=state.CHOSEN_BY) from error
     files.write_atomic(file, lambda: _text(locks()))
 
 

@@ -16,19 +16,22 @@ _OVERRIDE = re.compile(
 """A part with dots in it stands between quotes, as in TOML: `system.files."/etc/x.conf".mode`."""
 
 
-def apply(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a MicroVM's table with the overrides applied. Raises `SpecError` for a wrong one."""
+def apply(table: dict[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return a MicroVM's table with the overrides applied, each after the words that gave it.
+
+    Raises `SpecError` for a wrong one.
+    """
     changed: dict[str, Any] = _copy(table)
     problems = []
-    for override in overrides:
+    for words, override in overrides:
         try:
             path, value = parse(override)
             _set(changed, path, value)
         except (LookupError, TypeError):
             message = "there is nothing at that path to change"
-            problems.append(Problem(where=f"--set {override}", message=message))
+            problems.append(Problem(where=words, message=message))
         except ValueError as error:
-            problems.append(Problem(where=f"--set {override}", message=str(error)))
+            problems.append(Problem(where=words, message=str(error)))
     if problems:
         raise SpecError(problems)
     return changed

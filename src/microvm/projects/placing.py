@@ -13,17 +13,21 @@ Parts = tuple[str, ...]
 
 
 def place(
-    problems: Sequence[Problem], file: Path, tables: Mapping[str, Any], overrides: Sequence[str]
+    problems: Sequence[Problem],
+    file: Path,
+    tables: Mapping[str, Any],
+    overrides: Sequence[tuple[str, str]],
 ) -> tuple[Problem, ...]:
     """Return each problem once, with its place, in the order of the file.
 
-    `overrides` belong to the command line: what they say is not looked for in the file.
+    `overrides` belong to the command line, each after its words there: what they say is not looked
+    for in the file.
     """
     if not problems:
         return ()
     # Lines are looked for only when there is something to tell.
     found = toml.lines(file.read_text(encoding="utf-8")) if file.suffix == ".toml" else {}
-    changed = {keypath.split(text.partition("=")[0]): text for text in overrides}
+    changed = {keypath.split(text.partition("=")[0]): words for words, text in overrides}
     placed = dict.fromkeys(_placed(problem, file, found, tables, changed) for problem in problems)
     return tuple(sorted(placed, key=lambda problem: problem.line or 0))
 
@@ -39,10 +43,10 @@ def _placed(
     if problem.where.startswith("--") or problem.file:
         return problem
     if parts[:1] == ("microvms",) and len(parts) > 2:
-        for path, override in changed.items():
+        for path, words in changed.items():
             size = min(len(path), len(parts) - 2)
             if parts[2 : 2 + size] == path[:size]:
-                return replace(problem, where=f"--set {override}: {problem.where}")
+                return replace(problem, where=f"{words}: {problem.where}")
         own = tables["microvms"].get(parts[1])
         parts = tuple(_declared(parts[2:], tables.get("defaults"), own, parts[:2]))
     line = toml.line_of(lines, parts)

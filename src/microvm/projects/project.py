@@ -1,6 +1,7 @@
 """A project: its MicroVMs, loaded, overridden, validated and checked."""
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,7 +56,8 @@ class Project:
         if len(self.names) == 1:
             return self.names[0]
         message = f"it has {len(self.names)} MicroVMs: {', '.join(self.names)}"
-        place = "" if self.reference == "." else f"{self.reference.rstrip('#')}#"
+        # Before the mark: `examples#python` is a project.
+        place = "" if self.reference == "." else f"{self.reference.partition('#')[0]}#"
         hint = f"name one, such as {place}{self.names[0]}" if self.names else None
         raise SpecError([Problem(file=str(self.file), message=message, hint=hint)])
 
@@ -93,7 +95,9 @@ def load(
     tables = _read(file)
     names = tuple(tables.get("microvms") or {}) if isinstance(tables.get("microvms"), dict) else ()
     _known(reference, names, file)
-    changed = [*overrides, *([f'hypervisor="{hypervisor}"'] if hypervisor else [])]
+    changed = [(f"--set {override}", override) for override in overrides]
+    if hypervisor is not None:
+        changed.append((f"--hypervisor {hypervisor}", f"hypervisor={json.dumps(hypervisor)}"))
     draft = Project(
         directory=directory, file=file, microvms={}, selected=reference.name,
         foreign=foreign, names=names, reference=text, overridden=bool(changed),
@@ -122,7 +126,9 @@ def _file(text: str, directory: Path) -> Path:
             raise SpecError([Problem(where=text, message=str(why))])
     message = f"there is no microvm.toml or microvms.py in {directory}"
     hint = "make one: microvm init"
-    if text != "." and "/" not in text and (directory / text).is_dir():
+    if text == references.EXAMPLES:
+        hint = f"did you mean {text}#hello?"
+    elif text != "." and "/" not in text and (directory / text).is_dir():
         hint = f"did you mean ./{text}?"  # a bare word is a name in this directory
     raise SpecError([Problem(where=text, message=message, hint=hint)])
 
@@ -153,9 +159,12 @@ def _unknown(where: str, name: str, names: Sequence[str], file: Path) -> SpecErr
 
 
 def _validated(
-    draft: Project, tables: dict[str, Any], changed: Sequence[str], *, trusted: bool
+    draft: Project, tables: dict[str, Any], changed: Sequence[tuple[str, str]], *, trusted: bool
 ) -> Project:
-    """Validate every MicroVM and return the project with objects and problems."""
+    """Validate every MicroVM and return the project with objects and problems.
+
+    `changed`: overrides, each after the words that gave it.
+    """
     problems = [
         Problem(where=key, message="there is no such table", hint="there are: defaults, microvms")
         for key in tables

@@ -7,6 +7,8 @@ from pathlib import Path
 from microvm.host import places
 from microvm.projects.project import Project
 
+CHOSEN_BY = "$XDG_STATE_HOME"
+
 
 def home() -> Path:
     """Return `microvm` in the XDG state directory."""

@@ -30,6 +30,9 @@ def item_name(kind: str, inputs: Any) -> str:
     return f"{hashlib.sha256(canonical.encode()).hexdigest()[:32]}-{kind}"
 
 
+CHOSEN_BY = "--store"
+
+
 def default_path() -> Path:
     """Return where the store is unless a user says otherwise."""
     if named := os.environ.get(VARIABLE):
@@ -64,7 +67,9 @@ class Store:
             # What is being built lies behind 0700, so that it may be open to sub-uids inside.
             store._temporary.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
-            raise files.explain(error, f"open the store {store.path}") from error
+            raise files.explain(
+                error, f"open the store {store.path}", chosen_by=CHOSEN_BY
+            ) from error
         return store
 
     @cached_property
@@ -131,7 +136,9 @@ class Store:
         try:
             directory, descriptor = self._fresh(label)
         except OSError as error:
-            raise files.explain(error, "make a directory in the store") from error
+            raise files.explain(
+                error, "make a directory in the store", chosen_by=CHOSEN_BY
+            ) from error
         try:
             yield directory
         finally:
@@ -168,9 +175,9 @@ class Store:
         Raises `StateError` when something else than a link is in the way, `HostError`.
         """
         link = link.absolute()
-        if link.exists() and not link.is_symlink():
-            raise StateError(f"{link} exists and is no link; it is left alone")
         try:
+            if link.exists() and not link.is_symlink():
+                raise StateError(f"{link} exists and is no link; it is left alone")
             files.replace_link(link, self.path / name)
             self.keep(link)
         except OSError as error:

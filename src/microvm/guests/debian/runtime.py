@@ -210,9 +210,8 @@ def contents(
     )
     for unit in started:
         links[f"/etc/systemd/system/sysinit.target.wants/{unit}"] = f"../{unit}"
-    if "dbus" not in installed:
-        for verb in ("poweroff", "reboot", "halt"):
-            files[f"/usr/local/sbin/{verb}"] = ((data / "poweroff").read_bytes(), 0o755)
+    for verb in ("poweroff", "reboot", "halt"):
+        files[f"/usr/local/sbin/{verb}"] = ((data / "poweroff").read_bytes(), 0o755)
     links |= _masks(microvm, installed)
     files |= _settings(name, microvm, description)
     links |= _network_links(microvm)
@@ -259,8 +258,9 @@ def _settings(name: str, microvm: MicroVM, description: str) -> dict[str, tuple[
             "[Unit]\nAfter=microvm-greeting.service\n"
         )
     # A shutdown right after the greeting waits: a journal that is starting complains loudly else.
+    # One that is told of a program as the guest ends finds no manager, and says so on the console.
     texts["/etc/systemd/system/systemd-journald.service.d/microvm.conf"] += (
-        "Before=shutdown.target\n"
+        "Before=shutdown.target\n[Service]\nEnvironment=SYSTEMD_LOG_LEVEL=crit\n"
     )
     return {path: (text.encode(), 0o644) for path, text in texts.items()}
 
