@@ -44,7 +44,8 @@ vm: setup
 	$(PYTEST) tests/host tests/vm
 
 # The programs: $MICROVM_TEST_HYPERVISORS (a directory), $MICROVM_TEST_QEMU (QEMU 10), or PATH.
-# MICROVM_TEST_REPEAT=20: boots of each. One hypervisor: make test-nested ARGS='-k crosvm'
+# MICROVM_TEST_REPEAT=20: boots of each. One hypervisor: make test-nested ARGS='-k crosvm'; the page
+# is written once all five were looked at.
 test-nested: setup
 	MICROVM_TEST_CONFORMANCE=1 $(PYTEST) $(ARGS) tests/conformance
 

@@ -114,6 +114,11 @@ class Seen:
             if not self._timed.get(kind):
                 ours |= {key: known[key] for key in ("times", "kernel") if key in known}
 
+    @property
+    def whole(self) -> bool:
+        """Whether every hypervisor was looked at and timed: a part would empty the page."""
+        return all("kernel" in self.kinds.get(kind.value, {}) for kind in HypervisorKind)
+
     def page(self) -> str:
         """Return the page."""
         names = [kind.value for kind in HypervisorKind if kind.value in self.kinds]

@@ -54,3 +54,13 @@ def test_boots_are_counted_and_compared_with_qemu():
     seen.timed("cloud-hypervisor", "6.12", [20.0, 5.5, 5.5, 9.0])
     assert row(seen, BOOTS) == f"| {BOOTS} |  | 2 of 2 |"
     assert "| cloud-hypervisor | 5.5 s | 5.5 s | 9.0 s | 3 | 1.10 |" in seen.page()
+
+
+def test_a_run_of_some_hypervisors_is_no_page():
+    seen = a_run({})
+    seen.timed("cloud-hypervisor", "6.12", [4.0])
+    assert not seen.whole
+    for kind in ("qemu", "firecracker", "crosvm", "kvmtool"):
+        seen.begin(kind, "1.0", "one")
+        seen.timed(kind, "6.12", [4.0])
+    assert seen.whole

@@ -5,6 +5,7 @@ import textwrap
 
 import pytest
 
+from microvm.launch import session
 from microvm.launch.session import Goal, Session
 from microvm.model.plan import JobEnd, LaunchPlan
 
@@ -36,8 +37,10 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-def outcome(tmp_path):
+def outcome(tmp_path, monkeypatch):
     """Run a session with a VMM that does this, and return how it ended."""
+    monkeypatch.setattr(session, "SECOND_TRY_S", 0.5)
+    monkeypatch.setattr(session, "PANIC_GRACE_S", 0.5)
 
     def run(code, kind="firecracker", *, met=None, **goal):
         plan = LaunchPlan(
@@ -68,7 +71,7 @@ def test_a_guest_that_shows_the_text_of_a_panic_goes_on(outcome):
     ended = outcome(r"""
         say(UP + "# dmesg\r\n[    1.000000] Kernel panic - not syncing: no init\r\n")
         say("[    1.000001] CPU: 0 PID: 1\r\n[root@box ~]# ")
-        time.sleep(5)
+        time.sleep(1.5)
         say(OFF)
     """)
     assert (ended.exit_code, ended.reason) == (0, "the guest powered off")
@@ -88,7 +91,7 @@ def test_a_guest_that_shuts_down_is_asked_no_more(outcome, tmp_path):
         os.unlink("api.sock")
         listener.bind("api.sock")
         listener.listen(8)
-        listener.settimeout(5)
+        listener.settimeout(1.5)
         try:
             listener.accept()
         except TimeoutError:
