@@ -394,11 +394,11 @@ def as_nobody():
 @pytest.mark.skipif(not kvm.KVM.exists(), reason="the host has no /dev/kvm")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "qemu"])
 def test_kvm_without_permission_is_told_with_the_way_out(kind, as_nobody):
-    said = as_nobody(f"kvm.only({kind!r})", "/dev/kvm")
+    said = as_nobody(f"raise kvm.lack({kind!r}, emulates=False, declared=None)", "/dev/kvm")
     assert f"{kind} needs hardware virtualisation, but no permission on /dev/kvm" in said
     assert "usermod -aG kvm" in said
     assert "--hypervisor qemu" in said
-    shown = as_nobody(f"print(kvm.only({kind!r}, dry=True))", "/dev/kvm")
+    shown = as_nobody(f"print(kvm.only({kind!r}))", "/dev/kvm")
     assert "it would not start here: no permission on /dev/kvm" in shown
 
 

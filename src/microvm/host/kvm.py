@@ -17,8 +17,6 @@ TRIAL_TIMEOUTS_S = (20.0, 40.0)
 TRIAL_MOST = 6
 """What such a time is multiplied by for the whole of a trial: a slow host speaks for longer."""
 
-_DECLARED = "accel is kvm, but {}"
-_NOT_DECLARED = "leave `accel` out, or say tcg"
 _TRIALS = {
     "x86_64": ("q35", "console=ttyS0 earlyprintk=ttyS0 panic=-1 reboot=t"),
     "aarch64": ("virt", "console=ttyAMA0 earlycon panic=-1"),
@@ -73,35 +71,35 @@ def accelerator(
     if declared == "kvm" and dry:
         return _unusable(why)
     if declared == "kvm":
-        raise HostError(_DECLARED.format(why), hint=_NOT_DECLARED)
+        raise _declared(why)
     return Accelerator(kind="tcg", reason=f"emulation, because {why}")
 
 
-def lack(name: str | None = None) -> HostError | None:
-    """Return what to raise where there is no KVM to be tried, for a hypervisor that knows nothing
-    else, or for a declaration that wants it; None: there is.
+def lack(name: str, *, emulates: bool, declared: str | None) -> HostError | None:
+    """Return why a hypervisor can't even try KVM where it has to, or None.
+
+    `emulates`: whether it can do without, unless `declared` says otherwise.
     """
     why = obstacle()
-    if why is None:
+    if why is None or (emulates and declared != "kvm"):
         return None
-    if name is None:
-        return HostError(_DECLARED.format(why), hint=_NOT_DECLARED)
+    if emulates:
+        return _declared(why)
     return HostError(
         f"{name} needs hardware virtualisation, but {why}",
         hint="use --hypervisor qemu, which can emulate",
     )
 
 
-def only(name: str, *, dry: bool = False) -> Accelerator:
-    """Return KVM for a hypervisor that has nothing else.
-
-    Raises `HostError` where it can't be used; with `dry` the reason tells.
-    """
-    if error := lack(name):
-        if dry:
-            return _unusable(str(obstacle()))
-        raise error
+def only(name: str) -> Accelerator:
+    """Return KVM for a hypervisor that has nothing else; the reason tells where it has no use."""
+    if why := obstacle():
+        return _unusable(why)
     return Accelerator(kind="kvm", reason=f"{name} knows nothing else")
+
+
+def _declared(why: str) -> HostError:
+    return HostError(f"accel is kvm, but {why}", hint="leave `accel` out, or say tcg")
 
 
 def _unusable(why: str) -> Accelerator:

@@ -189,13 +189,15 @@ class _Plan:
         runner, facts, vm = self._runner, self._facts, self._vm
         credentials = resources.credential_disk(runner, facts)
         vsock = (resources.VSOCK,) if self._context() else ()
+        job = self._job_end()
         line = kernel_line(
             runner, facts,
             own=self._own_parameters(),
             modules=resources.modules(runner, "virtio_pci", *vsock),
-            disks=1, job=self._job_stream(), credentials=credentials,
+            disks=1, credentials=credentials,
+            job=f"vsock:{job.port}" if job.kind == "vsock" else "tty:ttyS1",
             # The guest has one serial line unless told otherwise later.
-            late=("8250.nr_uarts=2",) if self._job_by_line() else (),
+            late=("8250.nr_uarts=2",) if facts.job and job.kind == "terminal" else (),
         )  # fmt: skip
         argv = (
             facts.programs[PROGRAM].path, "run",
@@ -223,7 +225,7 @@ class _Plan:
             directories=(".lkvm",),
             sockets=(Kvmtool.control_socket,),
             escape=ESCAPE,
-            job=self._job_end(),
+            job=job if facts.job else None,
             notes=(*common.notes, *self._notes()),
         )
 
@@ -232,20 +234,10 @@ class _Plan:
         declared = self._vm.vsock.cid
         return declared or (cid(self._facts.machine_id) if self._facts.vhost_vsock else None)
 
-    def _job_by_line(self) -> bool:
-        """Return whether a job has to do with a serial line, which is slow: no vsock here."""
-        return self._facts.job and not self._facts.vhost_vsock
-
-    def _job_stream(self) -> str:
-        if self._job_by_line():
-            return "tty:ttyS1"
-        return f"vsock:{vsock_port(self._facts.machine_id)}"
-
-    def _job_end(self) -> JobEnd | None:
+    def _job_end(self) -> JobEnd:
+        """Return the host's end of a job's stream: vsock, or else a serial line, which is slow."""
         context = self._context()
-        if not self._facts.job:
-            return None
-        if context is None or self._job_by_line():
+        if context is None or not self._facts.vhost_vsock:
             return JobEnd(kind="terminal")
         return JobEnd(kind="vsock", port=vsock_port(self._facts.machine_id), context=context)
 
@@ -307,6 +299,6 @@ class _Plan:
             words += ["--vsock", str(context)]
         for device in self._vm.devices:
             words += ["--vfio-pci", device.path]
-        if self._job_by_line():
+        if self._facts.job and self._job_end().kind == "terminal":
             words += ["--tty", "1"]
         return words

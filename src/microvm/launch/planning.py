@@ -109,7 +109,8 @@ def require(
     backend = hypervisor(microvm.hypervisor)
     installed = places.installed(store_dir, backend.program)
     declared = process.placed(backend.declared_program(microvm), project_dir)
-    lack = None if dry else _kvm_lack(backend, microvm)
+    emulates = backend.support(Feature.ACCEL_TCG).available
+    lack = None if dry else kvm.lack(backend.name, emulates=emulates, declared=microvm.accel)
     try:
         vmm = host_facts.program(backend.program, declared, installed, dry=dry)
     except HostError as missing:
@@ -132,20 +133,13 @@ def require(
     return programs
 
 
-def _kvm_lack(backend: Hypervisor, microvm: MicroVM) -> HostError | None:
-    """Return what is wrong where KVM has to be there and can't be."""
-    if not backend.support(Feature.ACCEL_TCG).available:
-        return kvm.lack(backend.name)
-    return kvm.lack() if microvm.accel == "kvm" else None
-
-
 def _accelerator(
     backend: Hypervisor, runner: Runner, vmm: Program, kernel: Path, *, dry: bool
 ) -> Accelerator:
     """Return how virtual CPUs are run."""
     if backend.support(Feature.ACCEL_TCG).available:
         return kvm.accelerator(vmm, kernel, runner.microvm.accel, dry=dry)
-    return kvm.only(backend.name, dry=dry)
+    return kvm.only(backend.name)
 
 
 def plan(runner: Runner, start: Start) -> LaunchPlan:

@@ -7,6 +7,8 @@ from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Graphics, Volume, names_device
 
+_IMAGES = "store_on_disk = true"
+
 
 def lone(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     """Yield options that would have no effect as the others are."""
@@ -28,9 +30,6 @@ def lone(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             yield Problem(where=where, message=message, hint="say that too, or leave it out")
     for index, volume in enumerate(vm.volumes):
         yield from _formatting(volume, f"volumes.{index}")
-
-
-_IMAGES = "store_on_disk = true"
 
 
 def _flags(vm: MicroVM) -> Iterator[tuple[str, bool, str]]:

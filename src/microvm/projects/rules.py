@@ -18,6 +18,8 @@ from microvm.model.devices import ForwardPort, Volume, names_device, shortest
 from microvm.projects import guest_rules, keypath, lone_rules
 
 HUGE_PAGE_MIB = 2
+_FORMAT = {"vhd": "vpc -o subformat=fixed,force_size=on"}
+"""qemu-img's words; cloud-hypervisor takes no other kind of VHD."""
 _LABELS = {"xfs": 12, "vfat": 11, "ext2": 16, "ext3": 16, "ext4": 16, "btrfs": 16}
 _LEAST = {"xfs": 300, "btrfs": 110}
 """MiB that mkfs asks for (xfsprogs 5.19, btrfs-progs 6.2)."""
@@ -110,10 +112,6 @@ def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
                 message="vfat can't be the writable side of the root",
                 hint="use ext4",
             )
-
-
-_FORMAT = {"vhd": "vpc -o subformat=fixed,force_size=on"}
-"""qemu-img's words; cloud-hypervisor takes no other kind of VHD."""
 
 
 def _not_raw(volume: Volume, key: str) -> Iterator[Problem]:

@@ -21,6 +21,7 @@ from microvm.store.collect import Collected, Verified
 from microvm.store.contents import Contents
 
 VARIABLE = "MICROVM_STORE"
+CHOSEN_BY = "--store"
 ITEM = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9.+_-]+")
 
 
@@ -28,9 +29,6 @@ def item_name(kind: str, inputs: Any) -> str:
     """Return the name of the item of this kind that follows from `inputs` (plain data)."""
     canonical = json.dumps([kind, inputs], sort_keys=True, separators=(",", ":"))
     return f"{hashlib.sha256(canonical.encode()).hexdigest()[:32]}-{kind}"
-
-
-CHOSEN_BY = "--store"
 
 
 def default_path() -> Path:
