@@ -58,11 +58,22 @@ def _line(event: Event) -> str:
 
 
 class _Screen(io.TextIOWrapper):
-    """A terminal whose end ends no work."""
+    """The terminal at standard error, whose end ends no work.
+
+    Unbuffered, and beside `sys.stderr`: what nobody takes is kept nowhere until the end of Python.
+    """
+
+    def __init__(self) -> None:
+        raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
+        super().__init__(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
+        self._gone = False
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
-            return super().write(text)
+        if not self._gone:
+            try:
+                return super().write(text)
+            except OSError:
+                self._gone = True
         return len(text)
 
     def flush(self) -> None:
@@ -96,10 +107,8 @@ def _live(steps: Steps) -> Iterator[Progress]:
                     BarColumn(20),
                     TimeElapsedColumn(),
                 )
-                screen = _Screen(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace")
-                stack.callback(screen.detach)  # else it would close it
                 bar = stack.enter_context(
-                    Progress(*columns, console=Console(file=screen), transient=True)
+                    Progress(*columns, console=Console(file=_Screen()), transient=True)
                 )
                 bar.add_task("", total=None)
             if event.note:
