@@ -18,6 +18,7 @@ BEHAVIOURS = (
     "the console takes what is typed",
     "a reboot starts it again, a power-off ends it",
     "`bin/microvm-run` becomes the VMM, nothing of ours stays; `bin/microvm-shutdown` ends it",
+    "a kernel that panics ends the run, and its words are told",
     "a job: exit status, 1 MiB of every byte both ways",
     "a volume: found, mounted, written",
     "a read-only volume",
