@@ -15,7 +15,7 @@ WORK = "/work"
 PROGRAMS = "/opt/hypervisors"
 UP_S = 900
 FILES = (
-    "addresses.sh", "driver.py", "extras.sh", "inside.sh", "job.sh", "outside.sh", "repeat.py",
+    "addresses.sh", "driver.py", "extras.sh", "gift.sh", "inside.sh", "job.sh", "outside.sh", "repeat.py",
     "server.py", "typist.py", "watch.py",
 )  # fmt: skip
 """What runs inside the bed or its guests."""

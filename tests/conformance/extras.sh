@@ -4,8 +4,10 @@ grep -a -o 'microvm:conformance' /sys/firmware/dmi/tables/DMI 2>/dev/null | sed 
 echo "inflated $(sed -n 's/^balloon_inflate //p' /proc/vmstat)"
 total() { set -- $(grep MemTotal /proc/meminfo); echo "$2"; }
 before=$(total)
-for disk in vdh vdg vdf; do
-    [ "$(cat /sys/block/$disk/size 2>/dev/null)" = 40960 ] || continue
+# The images that are not raw have this size.
+for place in /sys/block/vd*; do
+    disk=${place##*/}
+    [ "$(cat "$place/size")" = 40960 ] || continue
     echo marked | dd of=/dev/$disk bs=512 seek=8 conv=notrunc,fsync 2>/dev/null
     echo "packed $(dd if=/dev/$disk bs=512 skip=8 count=1 iflag=direct 2>/dev/null | head -n1)"
 done

@@ -48,14 +48,15 @@ reason below; an empty cell was not looked at. [How to choose a hypervisor](how-
 WHY = """
 ## What was not looked at, and why
 
-- PCI passthrough, USB passthrough: the bed has no device behind an IOMMU to give away.
+- PCI passthrough was seen with an emulated NVMe disk behind an emulated IOMMU, on crosvm with
+  `pci=nomsi` ([why](how-to/hypervisor.md#devices-of-the-host-and-images-other-than-raw)).
 - A root served from the host's directories: its layers belong to sub-uids of the machine that built
   them, and the bed is another machine; `tests/vm` boots such roots on qemu.
 - `-` for the UUID of the firmware: firecracker and kvmtool have no SMBIOS; `machine_id` reaches their
   guests by the kernel's command line. `-` for filtered system calls: kvmtool has no filter, and whether
   firecracker has one depends on how it was built. `-` for several queues: firecracker and kvmtool have
   one, on crosvm one is used.
-- Emulation and PCI Express root ports of qemu: `tests/vm` sees them without a bed. A CPU model: not yet.
+- Emulation by qemu: `tests/vm` sees it without a bed.
 """
 NOT_THERE = {
     "the UUID of the firmware (SMBIOS)": ("firecracker", "kvmtool"),

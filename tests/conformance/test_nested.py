@@ -17,6 +17,7 @@ import pytest
 from report import BOOTS, NOT_THERE, PAGE, Seen
 
 from microvm.hypervisors import hypervisor
+from microvm.hypervisors.crosvm import NO_MSI
 from microvm.hypervisors.features import Feature
 from microvm.model.declaration import HypervisorKind
 
@@ -38,6 +39,8 @@ SHARES = {
     "locked": '{tag="locked",source="shared",mount_point="/srv/locked",read_only=true}',
     "nine": '{tag="nine",source="shared",mount_point="/srv/nine",proto="9p"}',
 }
+GIFT, PEN = "0000:00:1e.0", "vendorid=0x0627,productid=0x0001"
+"""The NVMe disk and the USB tablet that the bed can give away."""
 BRIDGED, OF_USER = "10.77.0.", ("10.0.2.", "192.168.33.")
 """How addresses begin that a guest gets by DHCP: on br0 of the bed, on user networking."""
 
@@ -383,6 +386,54 @@ def test_a_panic_ends_the_run_and_is_told(kind, bed, built, seen):
     seen.add(kind, "a kernel that panics ends the run, and its words are told")
 
 
+@pytest.fixture
+def gift(bed):
+    """Hand the NVMe disk of the bed to vfio-pci."""
+    place = f"/sys/bus/pci/devices/{GIFT}"
+    done = bed(
+        f"modprobe vfio-pci; echo vfio-pci >{place}/driver_override;"
+        f" echo {GIFT} >{place}/driver/unbind; echo {GIFT} >/sys/bus/pci/drivers_probe;"
+        f" basename $(readlink {place}/driver)",
+        timeout=SECONDS,
+    )
+    assert done.output.splitlines()[-1] == "vfio-pci", done.output
+
+
+@long_form
+@pytest.mark.parametrize("kind", [k for k in KINDS if has(k, Feature.PCI)], indirect=True)
+def test_devices_of_the_host_reach_the_guest(kind, bed, built, seen, gift):
+    passed = [f'{{bus="pci",path="{GIFT}"}}']
+    settings = []
+    if has(kind, Feature.USB):
+        passed.append(f'{{bus="usb",path="{PEN}"}}')
+    if has(kind, Feature.ROOT_PORTS):
+        settings.append('qemu.pcie_root_ports=[{id="port1"}]')
+    if has(kind, Feature.CPU_MODEL):
+        settings.append('cpu="qemu64"')
+    if kind == "crosvm":
+        settings.append(f'kernel_params=["{NO_MSI}"]')
+    inner = built(kind, "devices", f"devices=[{','.join(passed)}]", *settings)
+    state = f"/run/vm/gift-{kind}"
+    done = bed(
+        f"mkdir -p {state}; cd {state}; python3 {beds.WORK}/driver.py {inner} {state} {SECONDS}"
+        f' -- sh -c "$(cat {beds.WORK}/gift.sh)"',
+        timeout=3 * SECONDS,
+    )
+    assert done.status == 0, done.output
+    assert [word.strip() for word in done.lines("disk")] == ["gift"], done.output
+    assert done.lines("read") == ["4194304"], done.output
+    seen.add(kind, Feature.PCI)
+    if has(kind, Feature.USB):
+        assert done.lines("usb") == ["pen"], done.output
+        seen.add(kind, Feature.USB)
+    if has(kind, Feature.ROOT_PORTS):
+        assert "0x1b36:0x000c" in done.lines("pci"), done.output
+        seen.add(kind, Feature.ROOT_PORTS)
+    if has(kind, Feature.CPU_MODEL):
+        assert done.lines("cpu")[0].startswith("QEMU Virtual CPU"), done.output
+        seen.add(kind, Feature.CPU_MODEL)
+
+
 EXAMPLES = {
     "hello": ("hostname", "hello"),
     "python-1": ("cat /etc/motd", "This is number 1 of three."),
@@ -421,13 +472,16 @@ def test_an_example_runs_or_says_what_to_use(kind, example, bed, built, microvm_
     seen.add(kind, row, "runs")
 
 
+PACKED = {Feature.QCOW2: "packed.qcow2", Feature.VHD: "packed.vhdx"}
+
+
 def extras(kind):
     """Return the settings of a guest with what not every hypervisor has."""
     direct = ",direct=true" if has(kind, Feature.DIRECT) else ""
-    packed = (
-        ',{image="packed.qcow2",image_type="qcow2",auto_create=false}'
-        if has(kind, Feature.QCOW2)
-        else ""
+    packed = "".join(
+        f',{{image="{image}",image_type="{image.partition(".")[2]}",auto_create=false}}'
+        for feature, image in PACKED.items()
+        if has(kind, feature)
     )
     number = KINDS.index(kind)
     interfaces = [f'{{type="bridge",id="brd{number}",bridge="br0"}}']
@@ -486,6 +540,7 @@ def test_what_not_every_hypervisor_has(kind, bed, built, seen, prepared):
     memory = 768 if has(kind, Feature.HOTPLUG) else "none"
     done = bed(
         f"mkdir -p {state}; cd {state}; qemu-img create -q -f qcow2 packed.qcow2 20M;"
+        " qemu-img create -q -f vhdx packed.vhdx 20M;"
         f" python3 {beds.WORK}/watch.py {state} {inner} {SECONDS} {port} {memory}",
         timeout=3 * SECONDS,
     )
@@ -511,9 +566,10 @@ def _see_disks(kind, done, seen):
     if has(kind, Feature.DIRECT):
         assert "1" in done.lines("direct"), done.output
         seen.add(kind, Feature.DIRECT)
-    if has(kind, Feature.QCOW2):
-        assert done.lines("packed") == ["marked"], done.output
-        seen.add(kind, Feature.QCOW2)
+    packed = [feature for feature in PACKED if has(kind, feature)]
+    assert done.lines("packed") == ["marked"] * len(packed), done.output
+    for feature in packed:
+        seen.add(kind, feature)
     if is_there(kind, "OEM strings"):
         assert done.lines("oem") == ["microvm:conformance"], done.output
         seen.add(kind, "OEM strings")

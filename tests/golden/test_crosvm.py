@@ -84,3 +84,12 @@ def test_the_command_line_is_this_one(name, plan_of, written_down):
 
 def test_every_file_belongs_to_a_case():
     assert {path.name for path in PLACE.iterdir()} == {f"{name}.txt" for name in CASES}
+
+
+def test_lost_interrupts_are_noted_until_they_are_avoided(plan_of):
+    passed = (Device(bus="pci", path="0000:03:00.0"),)
+    program = Program(path="/usr/bin/crosvm", version=())
+    (note,) = [n for n in plan_of(vm(devices=passed), program, {}).notes if "MSI-X" in n]
+    assert 'kernel_params = ["pci=nomsi"]' in note
+    avoided = plan_of(vm(devices=passed, kernel_params=("pci=nomsi",)), program, {})
+    assert not any("MSI-X" in note for note in avoided.notes)

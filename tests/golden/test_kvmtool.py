@@ -79,3 +79,10 @@ def test_a_job_has_its_serial_line_whatever_the_guest_says(plan_of):
     argv = plan_of(vm(), program, known).argv
     line = argv[argv.index("--params") + 1].split()
     assert [word for word in line if word.startswith("8250.nr_uarts=")][-1] == "8250.nr_uarts=2"
+
+
+def test_devices_that_it_can_not_serve_are_noted(plan_of):
+    program = Program(path="/usr/bin/lkvm", version=(3, 18, 0))
+    passed = vm(devices=(Device(bus="pci", path="0000:03:00.0"),))
+    assert any("shares a BAR" in note for note in plan_of(passed, program, {}).notes)
+    assert not any("shares a BAR" in note for note in plan_of(vm(), program, {}).notes)

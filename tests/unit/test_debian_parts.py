@@ -11,9 +11,9 @@ from microvm.guests.debian import apt, configuration, resolve, sources, tree
 from microvm.guests.debian.accounts import Accounts
 from microvm.guests.debian.inside import needed_first
 from microvm.guests.debian.lists import KEPT, Lists
-from microvm.guests.debian.resolve import kernel_flavour
+from microvm.guests.debian.resolve import kernel_flavour, reasons_for_generic
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import Share
+from microvm.model.devices import Device, Share
 from microvm.model.guest import LockedLayer, LockedPackage, SystemLock
 from microvm.model.system import DebianSystem, Repository, Unit, User
 
@@ -102,6 +102,13 @@ def test_a_kernel_with_9p_is_chosen_where_a_share_needs_it():
     assert kernel_flavour(MicroVM(shares=(share,))) == "generic"
     assert kernel_flavour(MicroVM(store_on_disk=False, store_proto="9p")) == "generic"
     assert kernel_flavour(MicroVM(shares=(share,), system=DebianSystem(kernel="cloud"))) == "cloud"
+
+
+def test_a_device_of_the_host_brings_the_kernel_with_drivers_of_devices():
+    passed = (Device(bus="pci", path="0000:03:00.0"),)
+    assert kernel_flavour(MicroVM(devices=passed)) == "generic"
+    assert "drivers" in " ".join(reasons_for_generic(MicroVM(devices=passed)))
+    assert kernel_flavour(MicroVM(devices=passed, system=DebianSystem(kernel="cloud"))) == "cloud"
 
 
 @pytest.mark.parametrize(

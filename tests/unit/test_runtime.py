@@ -6,7 +6,7 @@ import pytest
 
 from microvm.guests.debian import runtime
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import Endpoint, ForwardPort, Interface, Share, Volume
+from microvm.model.devices import Device, Endpoint, ForwardPort, Interface, Share, Volume
 from microvm.model.identity import volume_uuid
 from microvm.model.system import DebianSystem, User
 
@@ -97,6 +97,13 @@ def test_units_after_the_greeting_are_ordered_and_not_masked():
         text = found.files[f"/etc/systemd/system/{unit}.d/microvm.conf"][0]
         assert text.startswith(b"[Unit]\nAfter=microvm-greeting.service\n")
         assert unit not in masked(found)
+
+
+def test_a_job_waits_for_the_drivers_of_devices_of_the_host():
+    dropin = "/etc/systemd/system/microvm-job.service.d/devices.conf"
+    found = contents(MicroVM(devices=(Device(bus="pci", path="0000:03:00.0"),)))
+    assert b"udevadm settle" in found.files[dropin][0]
+    assert dropin not in contents().files
 
 
 def test_host_keys_are_made_at_the_first_start_and_never_built_in():

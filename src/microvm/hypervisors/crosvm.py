@@ -32,6 +32,14 @@ STATUSES = {
 """What its exit statuses say of the guest (enum CommandStatus)."""
 EMPTY = "empty"
 """Directory in the state directory that its sandboxed devices see as their root."""
+NO_MSI = "pci=nomsi"
+"""Kernel parameter with which a guest's devices interrupt by their old lines."""
+_WITHOUT_MSIX = (
+    "crosvm since August 2025 loses MSI-X interrupts of devices of the host: if yours hangs,"
+    f' say kernel_params = ["{NO_MSI}"] (slower), or use qemu or cloud-hypervisor'
+)
+"""It maps the table of vectors into the guest where Linux says that a BAR may be mapped whole
+(VFIO_REGION_INFO_CAP_MSIX_MAPPABLE), so it does not see them set (devices/src/pci/vfio_pci.rs)."""
 
 
 class Crosvm(Hypervisor):
@@ -155,8 +163,9 @@ class _Plan:
             "--params", line,
             resources.vmlinux(runner, facts),
         ]  # fmt: skip
+        common = resources.common_plan(runner, facts, control)
         return replace(
-            resources.common_plan(runner, facts, control),
+            common,
             argv=tuple(argv),
             volumes=resources.volume_plans(runner, guessed=True),
             helpers=tuple(each.helper for each in self._served),
@@ -166,7 +175,13 @@ class _Plan:
             sockets=(control, *((resources.JOB,) if facts.job else ())),
             job=JobEnd(kind="listen", socket=resources.JOB) if facts.job else None,
             statuses=STATUSES,
+            notes=(*common.notes, *self._notes()),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        if not self._vm.devices or NO_MSI in self._vm.kernel_params:
+            return ()
+        return (_WITHOUT_MSIX,)
 
     def _vsock_modules(self) -> tuple[str, ...]:
         return () if self._vm.vsock.cid is None else (resources.VSOCK,)

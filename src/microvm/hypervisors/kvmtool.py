@@ -4,6 +4,7 @@ Sources: builtin-run.c, disk/core.c, virtio/net.c, kvm-ipc.c of kvmtool (2024-08
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,13 +247,18 @@ class _Plan:
             return {}
         return {POWER_KEY: f"{self._facts.secret}\n", POWER_CID: f"{self._context()}\n"}
 
-    def _notes(self) -> tuple[str, ...]:
-        if self._facts.vhost_vsock:
-            return ()
-        return (
-            "no /dev/vhost-vsock: jobs have a slow serial line, and the guest can't be asked to"
-            " shut down (modprobe vhost_vsock)",
-        )
+    def _notes(self) -> Iterator[str]:
+        if not self._facts.vhost_vsock:
+            yield (
+                "no /dev/vhost-vsock: jobs have a slow serial line, and the guest can't be asked"
+                " to shut down (modprobe vhost_vsock)"
+            )
+        if self._vm.devices:
+            # It traps the BAR of the table as if it held nothing else (vfio/pci.c).
+            yield (
+                "kvmtool can't serve a device of the host whose MSI-X table shares a BAR with its"
+                " registers (lspci -vv): if yours does nothing, use qemu or cloud-hypervisor"
+            )
 
     def _own_parameters(self) -> tuple[str, ...]:
         words = list(OWN_PARAMETERS)

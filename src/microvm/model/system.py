@@ -141,7 +141,8 @@ class DebianSystem:
     """Packages to install, with what they depend on; paths of local `.deb` files too."""
     kernel: KernelFlavour | HostPath | None = None
     """`cloud` (small), `generic` (has 9p and the drivers of real devices), or a directory with
-    `vmlinuz` and `lib/modules`. Unset: `cloud`, or `generic` where a share needs 9p."""
+    `vmlinuz` and `lib/modules`. Unset: `cloud`, or `generic` where a share needs 9p or a device
+    of the host is passed through."""
     hostname: Name | None = None
     """Host name; unset means the MicroVM's name."""
     timezone: TimeZone = "UTC"

@@ -10,11 +10,10 @@ from microvm.errors import CommandFailed, DeadlineExceeded, HostError, MicroVMEr
 from microvm.guests.debian import configuration, image, kernel_directory, runtime
 from microvm.guests.debian.apt import Apt
 from microvm.guests.debian.initrd import BOOT_MODULES, PLAIN_MODULES
-from microvm.guests.debian.resolve import architecture, kernel_flavour
+from microvm.guests.debian.resolve import architecture, kernel_flavour, reasons_for_generic
 from microvm.guests.debian.sources import describe
 from microvm.host import files
 from microvm.host.namespace import Bind, run_inside
-from microvm.hypervisors.limits import lacks_of_cloud_kernel
 from microvm.model.codec import to_plain
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import GuestSystem, Layer, LockedPackage, SystemLock
@@ -75,8 +74,7 @@ class Builder:
         }
         if flavour in ("cloud", "generic"):
             if flavour == "generic" and self._microvm.system.kernel is None:
-                lacks = "; ".join(p.message for p in lacks_of_cloud_kernel(self._microvm))
-                why = f"the generic kernel: {lacks}"
+                why = f"the generic kernel: {'; '.join(reasons_for_generic(self._microvm))}"
                 self._progress(Event(step="kernel", detail=why, note=True))
             return self._layer("kernel", "build_kernel", inputs, packages)
         directory = self._project_dir / flavour

@@ -4,7 +4,7 @@ import hashlib
 import platform
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from microvm.errors import HostError, MicroVMError
@@ -45,7 +45,16 @@ def kernel_flavour(microvm: MicroVM) -> str:
     """Return `cloud`, `generic` or the directory of the kernel that this MicroVM boots."""
     if microvm.system.kernel is not None:
         return microvm.system.kernel
-    return "generic" if any(lacks_of_cloud_kernel(microvm)) else "cloud"
+    return "generic" if any(reasons_for_generic(microvm)) else "cloud"
+
+
+def reasons_for_generic(microvm: MicroVM) -> Iterator[str]:
+    """Yield why a MicroVM that names no kernel boots the generic one; nothing: it doesn't."""
+    for problem in lacks_of_cloud_kernel(microvm):
+        yield problem.message
+    if any(device.bus == "pci" for device in microvm.devices):
+        # It has some drivers of real devices: whoever knows that theirs is there may say "cloud".
+        yield "the cloud kernel has few drivers of real devices, and one is passed through"
 
 
 def request(microvm: MicroVM, shared_packages: Sequence[str], project_dir: Path) -> str:

@@ -113,6 +113,16 @@ ClientIdentifier=mac
 """
 
 
+_DEVICES = """\
+[Unit]
+Wants=systemd-udev-trigger.service
+After=systemd-udev-trigger.service
+
+[Service]
+ExecStartPre=-/bin/udevadm settle --timeout=10
+"""
+"""A job finds the devices of the host: udev loads their drivers."""
+
 _FORWARD_SOCKET = """\
 [Unit]
 Description={about}
@@ -215,6 +225,9 @@ def contents(
     links |= _masks(microvm, installed)
     files |= _settings(name, microvm, description)
     links |= _network_links(microvm)
+    if microvm.devices:
+        path = "/etc/systemd/system/microvm-job.service.d/devices.conf"
+        files[path] = (_DEVICES.encode(), 0o644)
     for unit, text in _forwards(microvm):
         files[f"/etc/systemd/{unit}"] = (text.encode(), 0o644)
         if unit.endswith(".socket"):
