@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from microvm.errors import HostError, MicroVMError, StateError, UnsupportedOperation
+from microvm.errors import HostError, MicroVMError, SpecError, StateError, UnsupportedOperation
 from microvm.host import download
 from microvm.launch import doctor, planning
 from microvm.model.codec import to_plain
@@ -237,6 +237,15 @@ def test_a_declared_path_of_a_program_starts_at_the_project(store, tmp_path, mon
     )
     known = planning.gather(planning.load_runner(runner), start)
     assert known.programs["firecracker"].path == str(program)
+
+
+def test_a_program_that_is_too_old_is_refused_before_a_build(store, tmp_path):
+    program = tmp_path / "fc"
+    program.write_text("#!/bin/sh\necho Firecracker v1.7.0\n")
+    program.chmod(0o755)
+    vm, _ = validate({"hypervisor": "firecracker", "firecracker": {"program": "./fc"}}, "vm")
+    with pytest.raises(SpecError, match=r"it needs firecracker 1\.8, this is 1\.7\.0"):
+        planning.require(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
 
 
 def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):

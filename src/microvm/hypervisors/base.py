@@ -49,27 +49,38 @@ class Hypervisor(ABC):
 
     def check(self, microvm: MicroVM, facts: Facts | None = None) -> list[Problem]:
         """Return every reason why this hypervisor can't run it; with facts, this version of it."""
-        program = facts.programs.get(self.program) if facts else None
-        problems = []
-        for feature, places in wanted(microvm).items():
-            row = self.support(feature)
-            if not row.available:
-                problems += [self._refusal(where, feature) for where in places]
-            elif program and row.since and not program.has(row.since):
-                message = f"{feature.value}: {self._too_old(row.since, program)}"
-                otherwise = row.instead or INSTEAD.get(feature)
-                hint = "; or ".join(filter(None, (f"install a later {self.name}", otherwise)))
-                problems += [Problem(where=w, message=message, hint=hint) for w in places]
+        problems = [
+            self._refusal(where, feature)
+            for feature, places in wanted(microvm).items()
+            if not self.support(feature).available
+            for where in places
+        ]
         problems += self.further_problems(microvm)
         if facts is None:
             return problems
+        program = facts.programs.get(self.program)
+        problems += self.too_old(microvm, program) if program else []
         if program and not program.has(self.oldest):
-            message = self._too_old(self.oldest, program)
-            hint = f"install a later {self.name}, or name another `program`"
-            return [*problems, Problem(where="hypervisor", message=message, hint=hint)]
+            return problems
         return [*problems, *self.problems_here(microvm, facts)]
 
-    def _too_old(self, need: tuple[int, ...], program: Program) -> str:
+    def too_old(self, microvm: MicroVM, program: Program) -> list[Problem]:
+        """Return what takes a later version of the program than this one."""
+        if not program.has(self.oldest):
+            message = self._needs(self.oldest, program)
+            hint = f"install a later {self.name}, or name another `program`"
+            return [Problem(where="hypervisor", message=message, hint=hint)]
+        problems = []
+        for feature, places in wanted(microvm).items():
+            row = self.support(feature)
+            if row.available and row.since and not program.has(row.since):
+                message = f"{feature.value}: {self._needs(row.since, program)}"
+                otherwise = row.instead or INSTEAD.get(feature)
+                hint = "; or ".join(filter(None, (f"install a later {self.name}", otherwise)))
+                problems += [Problem(where=w, message=message, hint=hint) for w in places]
+        return problems
+
+    def _needs(self, need: tuple[int, ...], program: Program) -> str:
         return f"it needs {self.name} {dotted(need)}, this is {dotted(program.version)}"
 
     def _refusal(self, where: str, feature: Feature) -> Problem:

@@ -77,7 +77,7 @@ class Firecracker(Hypervisor):
                 for p in limits.devices(microvm, MMIO_SLOTS)
             ]
         if microvm.hugepage_mem and microvm.balloon and not program.has(REPORTING_SINCE):
-            message = f"huge pages and a balloon: {self._too_old(REPORTING_SINCE, program)}"
+            message = f"huge pages and a balloon: {self._needs(REPORTING_SINCE, program)}"
             problems.append(
                 Problem(where="hugepage_mem", message=message, hint="leave one of the two out")
             )

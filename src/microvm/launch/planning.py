@@ -102,7 +102,8 @@ def gather(runner: Runner, start: Start) -> Facts:
 def require(
     microvm: MicroVM, *, store_dir: Path, project_dir: Path, dry: bool = False
 ) -> dict[str, Program]:
-    """Return the programs that a start takes, by name. Raises `HostError` where something lacks.
+    """Return the programs that a start takes, by name. Raises `HostError` where something lacks,
+    `SpecError` where a program is too old.
 
     That needs no runner: nothing is built in vain. `dry`: remember nothing, and do without KVM.
     """
@@ -119,6 +120,8 @@ def require(
         raise HostError(f"{missing.message}, and {lack.message}", hint=lack.hint) from missing
     if lack is not None:
         raise lack
+    if problems := backend.too_old(microvm, vmm):
+        raise SpecError(problems)
     programs = {backend.program: vmm}
     if microvm.uses("virtiofs"):
         named = process.placed(microvm.virtiofsd.program, project_dir)

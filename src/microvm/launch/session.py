@@ -333,7 +333,9 @@ class Session:
         started = self._job.started if self._job else self._console.up or not self._plan.console
         if not started and self._boot.expired:
             seconds = f"{self._goal.up_timeout_s:g}"
-            self._ended_by = self._failure(f"the guest was not up within {seconds} s")
+            self._ended_by = self._failure(
+                f"the guest was not up within {seconds} s; --boot-timeout gives it more"
+            )
             return True
         if self._stopping is None:
             return False
