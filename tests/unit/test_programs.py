@@ -248,6 +248,16 @@ def test_a_program_that_is_too_old_is_refused_before_a_build(store, tmp_path):
         planning.require(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
 
 
+def test_a_user_that_the_host_does_not_have_is_told_before_a_build(store, tmp_path):
+    program = tmp_path / "qemu"
+    program.write_text("#!/bin/sh\necho QEMU emulator version 10.0.0\n")
+    program.chmod(0o755)
+    vm, _ = validate({"user": "no-such-user", "qemu": {"program": str(program)}}, "vm")
+    with pytest.raises(HostError, match="no such user") as caught:
+        planning.require(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+    assert "useradd --system no-such-user" in caught.value.hint
+
+
 def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):
     runner = store.path / "runner"
     vm, _ = validate({"hypervisor": "firecracker"}, "vm")

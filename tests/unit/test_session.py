@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from microvm.launch import session
+from microvm.launch import session, shutdown
 from microvm.launch.session import Goal, Session
 from microvm.model.plan import JobEnd, LaunchPlan
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture
 def outcome(tmp_path, monkeypatch):
     """Run a session with a VMM that does this, and return how it ended."""
-    monkeypatch.setattr(session, "SECOND_TRY_S", 0.5)
+    monkeypatch.setattr(shutdown, "AGAIN_S", 0.5)
     monkeypatch.setattr(session, "PANIC_GRACE_S", 0.5)
 
     def run(code, kind="firecracker", *, met=None, **goal):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,8 @@ def require(
         raise lack
     if problems := backend.too_old(microvm, vmm):
         raise SpecError(problems)
+    if microvm.user is not None:
+        _check_user(microvm.user)
     programs = {backend.program: vmm}
     if microvm.uses("virtiofs"):
         named = process.placed(microvm.virtiofsd.program, project_dir)
@@ -134,6 +137,16 @@ def require(
                 hint="make the directory, or correct `source`",
             )
     return programs
+
+
+def _check_user(name: str) -> None:
+    try:
+        pwd.getpwnam(name)
+    except KeyError as missing:
+        raise HostError(
+            f"the VMM can't become {name}: this host has no such user",
+            hint=f"correct `user`, or make it: sudo useradd --system {name}",
+        ) from missing
 
 
 def _accelerator(

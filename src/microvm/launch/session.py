@@ -17,14 +17,12 @@ from microvm.launch import helpers, keys, starting
 from microvm.launch.console import Console
 from microvm.launch.job import LINE_WINDOW, STREAM_WINDOW, JobStream
 from microvm.launch.meeting import Meet, Stream, meeting
+from microvm.launch.shutdown import Shutdown
 from microvm.model.plan import LaunchPlan
 
 UP_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 90.0
 """As long as systemd gives a guest's service to stop."""
-SECOND_TRY_S = 3.0
-"""After this the power button, which a guest may not listen to, gives way to Ctrl-Alt-Del, then
-is pressed again, until the guest says that it stops: one that boots listens to nothing yet."""
 HELPER_GRACE_S = 2.0
 """A helper ends when its VMM does; one that the VMM outlives by this much has failed."""
 PANIC_GRACE_S = 3.0
@@ -76,12 +74,8 @@ class Session:
         self._keys = keys.Keys()
         self._control: Control | None = None
         self._reset = False
-        self._pressed = False
         self._signals = 0
-        self._stopping: Deadline | None = None
-        self._next_try: Deadline | None = None
-        self._cut_short = False
-        self._overdue = False
+        self._shutdown = Shutdown(goal.stop_timeout_s)
         self._helper_ended: Deadline | None = None
         self._panicked: Deadline | None = None
         self._fates = ""
@@ -222,8 +216,8 @@ class Session:
         passed, commands = self._keys.feed(data)
         typed.put(keys.doubled(passed, self._plan.escape.encode()))
         for command in commands:
-            if command == "s" and self._stopping is None:
-                self._stop()
+            if command == "s" and not self._shutdown.begun:
+                self._shutdown.ask(self._control)
             else:
                 self._end(Outcome(0, "ended by the escape key"))
 
@@ -260,8 +254,8 @@ class Session:
             except OSError:
                 break
             del job.outgoing[:count]
-        if job.ended and self._stopping is None:
-            self._stopping = Deadline(self._goal.stop_timeout_s)
+        if job.ended:
+            self._shutdown.expect()
 
     def _flush(self, typed: Outlet) -> None:
         for out in (*self._out.values(), typed):
@@ -301,25 +295,11 @@ class Session:
     def _stop_for(self, outcome: Outcome) -> None:
         """Ask the guest to shut down for a reason; the first one counts."""
         self._ended_by = self._ended_by or outcome
-        self._stop()
-
-    def _stop(self) -> None:
-        """Ask the guest to shut down; the loop goes on until it has, or its time is over."""
-        if self._stopping is None:
-            self._stopping = Deadline(self._goal.stop_timeout_s)
-            self._press(power_button=True)
-
-    def _press(self, *, power_button: bool) -> None:
-        if self._control:
-            try:
-                self._control.shut_down(power_button=power_button)
-            except MicroVMError:
-                return  # gone, or stuck: the time limit ends it
+        self._shutdown.ask(self._control)
 
     def _end(self, outcome: Outcome) -> None:
         self._ended_by = outcome
-        self._stopping = Deadline(0)
-        self._cut_short = True
+        self._shutdown.cut_short()
 
     def _must_end(self) -> bool:
         if self._goal.whole and self._goal.whole.expired:
@@ -337,20 +317,8 @@ class Session:
                 f"the guest was not up within {seconds} s; --boot-timeout gives it more"
             )
             return True
-        if self._stopping is None:
-            return False
-        self._press_again()
-        self._overdue = self._stopping.expired and not self._cut_short
-        return self._stopping.expired
-
-    def _press_again(self) -> None:
-        if self._next_try is None:
-            self._next_try = Deadline(SECOND_TRY_S)
-        elif self._next_try.expired:
-            self._next_try = Deadline(SECOND_TRY_S)
-            again, self._pressed = self._pressed, True
-            if not (self._console.stopping or (self._job and self._job.ended)):
-                self._press(power_button=again)
+        stops = self._console.stopping or bool(self._job and self._job.ended)
+        return self._shutdown.over(self._control, stops=stops)
 
     def _panic(self) -> str:
         return f"the guest's kernel panicked: {self._console.panic}"
@@ -376,9 +344,9 @@ class Session:
 
     def _told_overdue(self, outcome: Outcome | None) -> Outcome | None:
         """Add that the guest was asked to shut down and did not, within its time."""
-        if not self._overdue:
+        if not self._shutdown.overdue:
             return outcome
-        seconds = f"{self._goal.stop_timeout_s:g}"
+        seconds = f"{self._shutdown.timeout_s:g}"
         late = f"the guest did not shut down within {seconds} s and was killed"
         if outcome is None or (outcome.exit_code == 0 and not outcome.own):
             return self._failure(late)
@@ -395,7 +363,7 @@ class Session:
             return self._failure(self._panic())
         if self._job:
             return self._failure("the guest ended before the job did")
-        if self._reset and not self._pressed:
+        if self._reset and not self._shutdown.repeated:
             return None if up else self._failure("the guest was reset while it booted")
         if not up:
             return self._failure("the guest ended before it was up")
