@@ -17,7 +17,7 @@ _SCRIPT = """\
 #!/bin/sh
 exec "${{MICROVM_LAUNCHER:-microvm-launch}}" {verb} "$0" "$@"
 """
-LAYOUT = 2
+LAYOUT = 3
 
 
 def write(
@@ -69,7 +69,7 @@ def _scripts(vm: MicroVM) -> dict[str, str]:
         scripts |= {"tap-up": "tap-up", "tap-down": "tap-down"}
     if any(interface.type == "macvtap" for interface in vm.interfaces):
         scripts |= {"macvtap-up": "macvtap-up", "macvtap-down": "macvtap-down"}
-    if any(share.proto == "virtiofs" for share in vm.shares):
+    if vm.uses("virtiofs"):
         scripts["virtiofsd-run"] = "virtiofsd-run"
     return scripts
 
