@@ -8,17 +8,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 STORE = "/var/lib/microvm/store"
 WORK = "/work"
 PROGRAMS = "/opt/hypervisors"
 UP_S = 900
-FILES = (
-    "addresses.sh", "driver.py", "extras.sh", "gift.sh", "inside.sh", "job.sh", "outside.sh", "repeat.py",
-    "server.py", "typist.py", "watch.py",
-)  # fmt: skip
-"""What runs inside the bed or its guests."""
+SECONDS = int(os.environ.get("MICROVM_TEST_NESTED_SECONDS", "400"))
+"""What a guest has to be up: nested emulation on a busy machine is slow."""
+REPEAT = int(os.environ.get("MICROVM_TEST_REPEAT", "1"))
+long_form = pytest.mark.skipif(
+    not os.environ.get("MICROVM_TEST_CONFORMANCE"), reason="the long form: make test-nested"
+)
 QEMU = (10, 0)
 """With older ones the inner kernels crash: their emulation of SVM is wrong."""
 
@@ -100,8 +103,7 @@ def start(command: list[str], env: dict[str, str], work: Path, programs: Path, s
     """Start the bed and wait until it takes commands."""
     project = work.parent / "bed"
     shutil.copytree(HERE / "bed", project)
-    for name in FILES:
-        shutil.copy(HERE / name, work)
+    shutil.copytree(HERE / "in_bed", work, dirs_exist_ok=True)
     package = HERE.parents[1] / "src" / "microvm"
     places = {
         "package": (package, "/usr/lib/python3/dist-packages/microvm", True),

@@ -13,7 +13,7 @@ from microvm.host import credentials
 from microvm.model.plan import CredentialDisk
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600), pytest.mark.usefixtures("leftovers")]
-DRIVER = Path(__file__).parents[1] / "conformance/driver.py"
+DRIVER = Path(__file__).parents[1] / "conformance/in_bed/driver.py"
 SECRET = b"line one\nbytes \xff\x00 and more\n"
 LOOK = """
 stat -c '%a %u' /run/credentials/@system /run/credentials/@system/plain
