@@ -20,6 +20,7 @@ def facts(kind: str, *version: int, **more) -> Facts:
     program = Program(path="/usr/bin/vmm", version=version or (99, 0))
     return Facts(**{
         "accelerator": Accelerator(kind="kvm", reason=""), "landlock": 3, "vhost_net": True, "root": True,
+        "vhost_vsock": True, "secret": "0" * 32,
         "hugetlbfs": "/h",
         "programs": {hypervisor(kind).program: program, "virtiofsd": VIRTIOFSD},
         "state_dir": "/s", "project_dir": "/p", "store_dir": "/st", "machine_id": "1" * 32, **more,

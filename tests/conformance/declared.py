@@ -88,8 +88,10 @@ def extras(kind):
         "balloon=true",
     ]
     if has(kind, Feature.FORWARD):
-        ends = f"host={{port={PORT}}},guest={{port=8099}}"
-        found.append(f'forward_ports=[{{origin="host",proto="tcp",{ends}}}]')
+        inward = f'{{origin="host",host={{port={PORT}}},guest={{port=8099}}}}'
+        outward = '{origin="guest",host={port=8098},guest={port=8097}}'  # see in_bed/watch.py
+        ports = (inward, outward) if has(kind, Feature.FORWARD_REMAPPED) else (inward,)
+        found.append(f"forward_ports=[{','.join(ports)}]")
     if has(kind, Feature.USER):
         found.append('user="nobody"')
     if is_there(kind, "OEM strings"):

@@ -84,6 +84,8 @@ def _see_interfaces(kind, done, probe, seen):
     if has(kind, Feature.FORWARD):
         assert done.lines("forwarded") == ["over here"], done.output
         seen.add(kind, Feature.FORWARD)
+    if has(kind, Feature.FORWARD_REMAPPED):
+        assert done.lines("outward") == ["out there"], done.output
         seen.add(kind, Feature.FORWARD_REMAPPED)
     if is_there(kind, "several queues of a tap"):
         queues = [nic["queues"] for nic in probe["nics"].values()]

@@ -322,6 +322,15 @@ def test_an_emulated_cpu_is_not_the_hosts():
     assert (problem.where, problem.hint) == ("cpu", "leave it out, or say max")
 
 
+@pytest.mark.parametrize("kind", ["qemu", "crosvm", "kvmtool"])
+def test_none_goes_on_without_the_vhost_vsock_that_was_asked_for(kind):
+    declared = MicroVM(hypervisor=kind, vsock=Vsock(cid=77))
+    [problem] = hypervisor(kind).check(declared, facts(kind, vhost_vsock=False))
+    assert problem.where == "vsock.cid"
+    assert "modprobe vhost_vsock" in problem.hint
+    assert hypervisor(kind).check(declared, facts(kind)) == []
+
+
 @pytest.mark.parametrize("kind", ["qemu", "crosvm"])
 def test_none_goes_on_without_the_vhost_net_that_was_asked_for(kind):
     taps = (TAP, Interface(type="tap", id="t1", tap=TapOptions(vhost=True)))

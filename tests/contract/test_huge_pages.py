@@ -40,6 +40,24 @@ def test_huge_pages_that_the_host_has_not_set_aside_are_refused(kind, free, wher
     assert all("vm.nr_hugepages=256" in problem.hint for problem in found)
 
 
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor"])
+def test_memory_that_is_plugged_in_at_start_is_counted_too(kind):
+    declared = MicroVM(
+        hypervisor=kind, mem=512, hotplug_mem=256, hotplugged_mem=256, hugepage_mem=True
+    )
+    known = facts(kind, hugepage_kib=2048, hugepages_free=383)
+    [problem] = hypervisor(kind).check(declared, known)
+    assert problem.message == "384 huge pages are needed, the host has 383 left"
+
+
+def test_memory_of_half_a_giant_page_is_refused_but_where_2_mib_are_asked_for():
+    known = {"hugepage_kib": 1 << 20, "hugepages_free": 4}
+    for kind, where in (("qemu", ["mem"]), ("cloud-hypervisor", ["mem"]), ("firecracker", [])):
+        declared = MicroVM(hypervisor=kind, mem=1536, hugepage_mem=True)
+        found = hypervisor(kind).check(declared, facts(kind, **known))
+        assert [problem.where for problem in found] == where
+
+
 @pytest.mark.parametrize(("overcommit", "free"), [("0", 40), ("5", 42)])
 def test_the_free_huge_pages_are_counted(tmp_path, overcommit, free):
     text = "HugePages_Total: 90\nHugePages_Free: 50\nHugePages_Rsvd: 10\nHugePages_Surp: 3\n"

@@ -42,6 +42,7 @@ def plan_of():
             "accelerator": Accelerator(kind="kvm", reason="tried out on this host"),
             "state_dir": "/state", "project_dir": "/project", "store_dir": "/store",
             "machine_id": "1" * 32, "landlock": 3,
+            "vhost_vsock": vm.hypervisor in ("qemu", "crosvm"),
             "programs": {backend.program: program, **known.pop("programs", {})}, **known,
         })  # fmt: skip
         assert backend.check(vm, facts) == []

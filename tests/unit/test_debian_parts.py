@@ -118,6 +118,7 @@ def test_a_device_of_the_host_brings_the_kernel_with_drivers_of_devices():
         ("linux-modules-7.2.13+deb14-cloud-amd64", True),
         ("linux-binary-7.2.13+deb14-cloud-amd64", True),
         ("linux-image-unsigned-6.8.0-31-generic", True),
+        ("linux-modules-extra-6.8.0-31-generic", True),
         ("linux-base", False),
         ("linux-initramfs-tool", False),
     ],

@@ -160,6 +160,7 @@ def test_what_is_there_twice_is_told_once_and_in_words(problems):
     found = problems("""[microvms.web]
 interfaces = [{ type = "user", id = "net0" }]
 forward_ports = [{ host.port = 80, guest.port = 80 }, { host.port = 80, guest.port = 81 }]
+devices = [{ bus = "pci", path = "0000:03:00.0" }, { bus = "pci", path = "0000:03:00.0" }]
 [[microvms.web.shares]]
 tag = "src"
 source = "."
@@ -171,6 +172,7 @@ mount_point = "/other"
 """)
     assert [each.partition(": microvms.web.")[2] for each in found] == [
         "forward_ports.1.host: the forwarded port 127.0.0.1:80/tcp is that of forward_ports.0.host too",
+        "devices.1.path: the device 0000:03:00.0 is that of devices.0.path too",
         "shares.1.tag: the tag src is that of shares.0.tag too",
     ]
 

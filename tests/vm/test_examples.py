@@ -147,7 +147,7 @@ def test_a_second_run_of_one_machine_is_refused(microvm_cli):
 def test_a_guest_that_is_not_up_in_time_shows_the_end_of_its_console(microvm_cli):
     ran = microvm_cli("run", "--boot-timeout", "1", "--until-up", "examples#hello", timeout=500)
     assert ran.returncode == 1
-    assert "was not up within 1 s" in ran.stderr
+    assert "was not up within 1 s\n  give it more time, by --boot-timeout" in ran.stderr
 
 
 def test_a_root_that_is_missing_is_told_in_one_line(microvm_cli, tmp_path):

@@ -92,7 +92,8 @@ def main(args: Namespace) -> int:
         if args.until_up:
             _say(f"{outcome.reason}, {time.monotonic() - began:.1f} s after its start")
         return outcome.exit_code
-    _say(f"{outcome.reason}{outcome.console}")
+    hint = f"\n  {outcome.hint}" if outcome.hint else ""
+    _say(f"{outcome.reason}{hint}{outcome.console}")
     return outcome.exit_code
 
 

@@ -35,11 +35,12 @@ EMPTY = "empty"
 NO_MSI = "pci=nomsi"
 """Kernel parameter with which a guest's devices interrupt by their old lines."""
 _WITHOUT_MSIX = (
-    "crosvm since August 2025 loses MSI-X interrupts of devices of the host: if yours hangs,"
+    "crosvm since September 2025 loses MSI-X interrupts of devices of the host: if yours hangs,"
     f' say kernel_params = ["{NO_MSI}"] (slower), or use qemu or cloud-hypervisor'
 )
 """It maps the table of vectors into the guest where Linux says that a BAR may be mapped whole
-(VFIO_REGION_INFO_CAP_MSIX_MAPPABLE), so it does not see them set (devices/src/pci/vfio_pci.rs)."""
+(VFIO_REGION_INFO_CAP_MSIX_MAPPABLE), so it does not see them set (its commit eb98b0b02;
+devices/src/vfio.rs and pci/vfio_pci.rs)."""
 
 
 class Crosvm(Hypervisor):
@@ -88,7 +89,7 @@ class Crosvm(Hypervisor):
 
     def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
         """Refuse huge pages that nobody gives, and what this virtiofsd can't do."""
-        problems = [*limits.vhost_net(microvm, facts)]
+        problems = [*limits.vhost_net(microvm, facts), *limits.vhost_vsock(microvm, facts)]
         if microvm.hugepage_mem and facts.shmem_thp in ("never", "deny"):
             message = (
                 "crosvm asks for transparent huge pages, which this host refuses shared memory"
@@ -179,9 +180,9 @@ class _Plan:
         )
 
     def _notes(self) -> tuple[str, ...]:
-        if not self._vm.devices or NO_MSI in self._vm.kernel_params:
-            return ()
-        return (_WITHOUT_MSIX,)
+        words = (word for word in self._vm.kernel_params if word.startswith("pci="))
+        avoided = any("nomsi" in word.removeprefix("pci=").split(",") for word in words)
+        return (_WITHOUT_MSIX,) if self._vm.devices and not avoided else ()
 
     def _vsock_modules(self) -> tuple[str, ...]:
         return () if self._vm.vsock.cid is None else (resources.VSOCK,)

@@ -86,6 +86,7 @@ class Kvmtool(Hypervisor):
             if "," in path
         ]
         problems += limits.huge_pages(microvm, facts)
+        problems += limits.vhost_vsock(microvm, facts)
         if microvm.hugepage_mem and facts.hugetlbfs is None:
             message = (
                 "kvmtool takes huge pages from a hugetlbfs; none is mounted that we may write to"
@@ -111,7 +112,8 @@ def _disk_problems(vm: MicroVM) -> list[Problem]:
     problems = []
     used = 1 + len(vm.volumes) + bool(vm.credential_files)
     if used > DISKS:
-        message = f"{used} disks with the root's; kvmtool takes {DISKS}"
+        ours = "one of the root and one of the credentials" if vm.credential_files else "the root's"
+        message = f"{used} disks with {ours}; kvmtool takes {DISKS}"
         hint = "use fewer, larger volumes, or another hypervisor"
         problems.append(Problem(where="volumes", message=message, hint=hint))
     for index, volume in enumerate(vm.volumes):
@@ -254,10 +256,11 @@ class _Plan:
                 " to shut down (modprobe vhost_vsock)"
             )
         if self._vm.devices:
-            # It traps the BAR of the table as if it held nothing else (vfio/pci.c).
+            # It traps the BARs of both as if they held nothing else (vfio/pci.c).
             yield (
-                "kvmtool can't serve a device of the host whose MSI-X table shares a BAR with its"
-                " registers (lspci -vv): if yours does nothing, use qemu or cloud-hypervisor"
+                "kvmtool can't serve a device of the host whose MSI-X table or PBA shares a BAR"
+                " with its registers (lspci -vv): if yours does nothing, use qemu or"
+                " cloud-hypervisor"
             )
 
     def _own_parameters(self) -> tuple[str, ...]:

@@ -66,7 +66,11 @@ def huge_pages(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
     """Refuse huge pages that the host has not set aside: some VMMs would die without a word."""
     if not microvm.hugepage_mem or facts.hugepages_free is None or not facts.hugepage_kib:
         return
-    need = -(-microvm.mem * 1024 // facts.hugepage_kib)
+    size = facts.hugepage_kib
+    if microvm.mem * 1024 % size:
+        message = f"{microvm.mem} MiB are no whole number of the host's huge pages of {size} KiB"
+        yield Problem(where="mem", message=message, hint="say more or less, or no hugepage_mem")
+    need = -(-(microvm.mem + microvm.hotplugged_mem) * 1024 // size)
     if need > facts.hugepages_free:
         yield Problem(
             where="hugepage_mem",
@@ -83,6 +87,17 @@ def vhost_net(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
             hint = "modprobe vhost_net, and run as a user who may open it; or leave vhost out"
             where = f"interfaces.{index}.tap.vhost"
             yield Problem(where=where, message=message, hint=hint)
+
+
+def vhost_vsock(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+    """Refuse a context id where the host has no vsock that we may open."""
+    if microvm.vsock.cid is not None and not facts.vhost_vsock:
+        message = "there is no /dev/vhost-vsock that may be opened here"
+        hint = (
+            "modprobe vhost_vsock, and run as a user who may open it; or use cloud-hypervisor or"
+            " firecracker, which do without"
+        )
+        yield Problem(where="vsock.cid", message=message, hint=hint)
 
 
 def kernel(microvm: MicroVM) -> Iterator[Problem]:

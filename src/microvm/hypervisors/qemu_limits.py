@@ -13,6 +13,7 @@ from microvm.hypervisors.limits import (
     pci_addresses,
     too_many,
     vhost_net,
+    vhost_vsock,
 )
 from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
 from microvm.model.declaration import MicroVM
@@ -68,6 +69,7 @@ def host_limits(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
         message = f"only root can become {microvm.user}"
         yield Problem(where="user", message=message, hint="start it as root, or leave `user` out")
     yield from vhost_net(microvm, facts)  # qemu would only warn, and move the packets itself
+    yield from vhost_vsock(microvm, facts)
     yield from huge_pages(microvm, facts)
     if found := facts.programs.get(virtiofsd.PROGRAM):
         yield from virtiofsd.unmet(found, microvm)

@@ -140,6 +140,9 @@ def require(
 
 
 def _check_user(name: str) -> None:
+    if os.geteuid() != 0:
+        message = f"only root can start a machine whose VMM becomes {name}"
+        raise HostError(message, hint="start it as root, or leave `user` out")
     try:
         pwd.getpwnam(name)
     except KeyError as missing:

@@ -45,6 +45,8 @@ class Outcome:
     """The end of the console, where it explains the reason."""
     own: bool = False
     """The job's status: nothing is to be said about it."""
+    hint: str = ""
+    """What to do next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,21 +315,20 @@ class Session:
         started = self._job.started if self._job else self._console.up or not self._plan.console
         if not started and self._boot.expired:
             seconds = f"{self._goal.up_timeout_s:g}"
-            self._ended_by = self._failure(
-                f"the guest was not up within {seconds} s; --boot-timeout gives it more"
-            )
+            hint = "give it more time, by --boot-timeout (up_timeout_s)"
+            self._ended_by = self._failure(f"the guest was not up within {seconds} s", hint)
             return True
         stops = self._console.stopping or bool(self._job and self._job.ended)
-        return self._shutdown.over(self._control, stops=stops)
+        return self._shutdown.step(self._control, stops=stops)
 
     def _panic(self) -> str:
         return f"the guest's kernel panicked: {self._console.panic}"
 
-    def _failure(self, reason: str) -> Outcome:
+    def _failure(self, reason: str, hint: str = "") -> Outcome:
         code = OWN_FAILURE if self._job else 1
         words = starting.last_words(self._plan, self._state_dir)
         seen = self._goal.interactive  # the console is on the person's screen already
-        return Outcome(code, reason, f"{'' if seen else self._console.tail()}{words}")
+        return Outcome(code, reason, f"{'' if seen else self._console.tail()}{words}", hint=hint)
 
     def _verdict(self) -> Outcome | None:
         if self._job and self._job.ended and not self._out[1].broken:

@@ -17,7 +17,7 @@ class Shutdown:
         self.overdue = False
         """The guest's time was over before the guest was."""
         self.repeated = False
-        """It was asked more than once: a reset may be its answer to Ctrl-Alt-Del."""
+        """The time to ask it again has come: a reset may be its answer to Ctrl-Alt-Del."""
         self._until: Deadline | None = None
         self._next: Deadline | None = None
         self._cut_short = False
@@ -43,8 +43,8 @@ class Shutdown:
         self._until = Deadline(0)
         self._cut_short = True
 
-    def over(self, control: Control | None, *, stops: bool) -> bool:
-        """Return whether the guest's time is over; until then ask again, unless it `stops`."""
+    def step(self, control: Control | None, *, stops: bool) -> bool:
+        """Ask again where it is time to, unless the guest `stops`; return whether time is over."""
         if self._until is None:
             return False
         self._ask_again(control, stops=stops)

@@ -16,7 +16,7 @@ from microvm.launch.foreground import Options, Outcome, foreground
 from microvm.model.guest import SystemLock
 from microvm.model.plan import LaunchPlan
 from microvm.model.progress import Event, Progress, silent
-from microvm.projects import keypath, lockfile, runner, state
+from microvm.projects import lockfile, runner, state
 from microvm.projects.lockfile import Change
 from microvm.projects.project import Project
 from microvm.store import Store
@@ -39,23 +39,14 @@ def check(project: Project) -> None:
 def check_host(
     project: Project, name: str | None = None, *, store: Store, dry: bool = False
 ) -> None:
-    """Raise `HostError` where this host lacks what running a MicroVM takes: a program, or KVM;
+    """Raise `HostError` where this host lacks what running a MicroVM takes: a program, KVM, a user;
     `SpecError` where a program is too old for it.
 
     It needs no build. `dry`: only what showing the plan takes.
     """
     check(project)
-    chosen = name or project.pick()
-    microvm, place = project.get(chosen), project.directory
-    try:
-        planning.require(microvm, store_dir=store.path, project_dir=place, dry=dry)
-    except SpecError as error:
-        key = keypath.join(("microvms", chosen))
-        told = [
-            replace(problem, file=str(project.file), where=f"{key}.{problem.where}")
-            for problem in error.problems
-        ]
-        raise SpecError(told) from error
+    microvm = project.get(name or project.pick())
+    planning.require(microvm, store_dir=store.path, project_dir=project.directory, dry=dry)
 
 
 def lock(

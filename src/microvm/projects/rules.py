@@ -66,6 +66,8 @@ def _devices(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     yield from _twice(((f"interfaces.{i}.id", n.id) for i, n in enumerate(vm.interfaces)), "the id")
     macs = ((f"interfaces.{i}.mac", n.mac.lower()) for i, n in enumerate(vm.interfaces) if n.mac)
     yield from _twice(macs, "the MAC address")
+    passed = ((f"devices.{i}.path", device.path) for i, device in enumerate(vm.devices))
+    yield from _twice(passed, "the device")
     ports = (
         (f"forward_ports.{i}.host", _port(f))
         for i, f in enumerate(vm.forward_ports)
@@ -90,8 +92,8 @@ def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
                 hint="say a size in MiB, or auto_create = false",
             )
         least = _LEAST.get(volume.fs_type, 1)
-        small = volume.auto_create and volume.size is not None and volume.size < least
-        if small and not volume.mkfs_extra_args:
+        made = volume.auto_create and not names_device(volume.image) and not volume.mkfs_extra_args
+        if made and volume.size is not None and volume.size < least:
             yield Problem(where=f"{key}.size", message=f"{volume.fs_type} needs {least} MiB")
         if volume.label and len(volume.label) > _LABELS[volume.fs_type]:
             yield Problem(

@@ -17,6 +17,11 @@ perl -MSocket -e '
     while (accept(my $c, $s)) { syswrite $c, "over here"; close $c }
 ' &
 listener=$!
+outward=$(perl -MSocket -e '
+    socket(my $s, PF_INET, SOCK_STREAM, 0); connect($s, sockaddr_in(8097, inet_aton("127.0.0.1"))) or exit;
+    print while <$s>
+')
+[ -n "$outward" ] && echo "outward $outward"
 sleep 1
 echo ready >&2
 cat >/dev/null

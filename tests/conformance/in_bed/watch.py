@@ -2,13 +2,14 @@
 
 When the job says `ready` on standard error, prints what is to be seen on the host, one finding a
 line, connects to PORT, sets the guest's memory to MEMORY MiB (`none`: neither), and closes the
-job's standard input.
+job's standard input. Who connects to port 8098 of the host meanwhile is greeted.
 """
 
 import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 O_DIRECT = 0o40000
@@ -21,6 +22,7 @@ def main() -> int:
     command = [
         sys.executable, str(here / "driver.py"), runner, state, seconds, "--", "sh", "-c", inside
     ]  # fmt: skip
+    threading.Thread(target=greet, daemon=True).start()
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=state
     ) as process:
@@ -35,6 +37,13 @@ def main() -> int:
                     subprocess.run(balloon, cwd=state, check=True)
                 process.stdin.close()
     return process.returncode
+
+
+def greet() -> None:
+    with socket.create_server(("127.0.0.1", 8098)) as server:
+        while True:
+            with server.accept()[0] as link:
+                link.sendall(b"out there")
 
 
 def look(launcher: int) -> None:

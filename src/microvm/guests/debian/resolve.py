@@ -30,7 +30,7 @@ _KERNELS = {
     ("ubuntu", "cloud"): "linux-image-virtual",
     ("ubuntu", "generic"): "linux-image-generic",
 }
-_KERNEL_PART = re.compile(r"linux-(?:image|modules|binary|base)(?:-unsigned)?-\d\S*")
+_KERNEL_PART = re.compile(r"linux-(?:image|modules|modules-extra|binary|base)(?:-unsigned)?-\d\S*")
 
 
 def architecture() -> str:
@@ -53,7 +53,7 @@ def reasons_for_generic(microvm: MicroVM) -> Iterator[str]:
     for problem in lacks_of_cloud_kernel(microvm):
         yield problem.message
     if any(device.bus == "pci" for device in microvm.devices):
-        # It has some drivers of real devices: whoever knows that theirs is there may say "cloud".
+        # Some it has: who knows that theirs is among them may say "cloud".
         yield "the cloud kernel has few drivers of real devices, and one is passed through"
 
 
