@@ -44,6 +44,7 @@ def planned(vm, **facts):
         "accelerator": Accelerator(kind="tcg", reason=""),
         "programs": {PROGRAM: Program(path="/usr/bin/qemu", version=(10, 0))},
         "state_dir": "/state", "project_dir": "/p", "store_dir": "/store", "machine_id": "1" * 32,
+        "vhost_vsock": True,
         **facts,
     })  # fmt: skip
     assert hypervisor("qemu").check(vm, host) == []

@@ -206,3 +206,19 @@ auto_create = false
 def test_a_volume_is_none_of_our_own_files(problems, name):
     [found] = problems(f"[microvms.web]\nvolumes = [{{ image = '{name}', size = 64 }}]\n")
     assert f"{name}: such names in the state directory are our own" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("map:1000:0:1", True), ("squash-guest:0:1000:65536", True), ("forbid-guest:0:2", True),
+        ("nonsense", False), ("guest:1:2", False), ("forbid-guest:1:0:2", False), ("map:1:0:x", False),
+    ],
+)  # fmt: skip
+def test_a_translation_of_ids_is_one_that_virtiofsd_takes(problems, text, good):
+    found = problems(
+        f'[microvms.web]\nshares = [{{ tag = "s", source = ".", mount_point = "/s", uid_map = ["{text}"] }}]\n'
+    )
+    assert [each.partition(": microvms.web.")[2][:22] for each in found] == (
+        [] if good else ["shares.0.uid_map.0: '" + text[0]]
+    )

@@ -30,6 +30,16 @@ InterfaceType = Literal["user", "tap", "macvtap", "bridge"]
 Address = Annotated[str, Pattern(r"|[0-9a-fA-F:.]+", "an IP address, or empty for any")]
 
 
+IdMap = Annotated[
+    str,
+    Pattern(
+        r"(?:map|guest|host|squash-guest|squash-host):\d{1,9}:\d{1,9}:\d{1,9}|forbid-guest:\d{1,9}:\d{1,9}",
+        "a translation of ids such as `map:1000:0:1`: 1 of them, from the guest's 1000 on",
+    ),
+]
+"""As `virtiofsd --help` has them at --translate-uid."""
+
+
 def shortest(path: str) -> str:
     """Return a path without what does not count in it: `.`, doubled and final slashes."""
     short = posixpath.normpath(path)
@@ -98,9 +108,9 @@ class Share:
     """virtiofsd's cache policy."""
     posix_acl: bool = False
     """Let virtiofsd keep POSIX ACLs (and so extended attributes)."""
-    uid_map: tuple[Line, ...] = ()
+    uid_map: tuple[IdMap, ...] = ()
     """virtiofsd `--translate-uid` maps, such as `map:1000:0:1`."""
-    gid_map: tuple[Line, ...] = ()
+    gid_map: tuple[IdMap, ...] = ()
     """virtiofsd `--translate-gid` maps."""
     dax: bool = False
     """Map file contents into the guest's memory."""
