@@ -68,7 +68,7 @@ def down(plan: LaunchPlan, state_dir: Path) -> None:
         made = record.pop(one.name, None)
         if made is not None and network.index(one.name) == made:
             if isinstance(one, TapPlan):
-                network.tap_down(one)
+                network.tap_down(one.name)
             else:
                 network.macvtap_down(one.name)
     if record:  # of the other kind, whose script has not run yet
