@@ -233,7 +233,7 @@ def _let_go(name: str) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # It was made with several queues (drivers/net/tun.c), of which no declaration is left.
+            # One with several queues (drivers/net/tun.c): the declaration may be another by now.
             fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _tap_flags(2)))
         fcntl.ioctl(device, _TUNSETPERSIST, 0)
     finally:

@@ -88,11 +88,15 @@ def _balloon(runner_dir: Path, rest: list[str]) -> int:
 
 
 def _interfaces(runner_dir: Path, rest: list[str], *, kind: str, up: bool) -> int:
+    from microvm.hypervisors import resources
     from microvm.launch import taps
 
-    plan = _plan(planning.load_runner(runner_dir), runner_dir)
-    names = {one.name for one in (plan.taps if kind == "tap" else plan.macvtaps)}
-    (taps.up if up else taps.down)(taps.only(plan, names), Path.cwd())
+    runner, state_dir = planning.load_runner(runner_dir), Path.cwd()
+    kinds = {name: of for name, of in resources.interface_kinds(runner).items() if of == kind}
+    if up:
+        taps.up(taps.only(planning.interfaces(runner, state_dir), set(kinds)), state_dir)
+    else:
+        taps.remove(kinds, state_dir)
     return 0
 
 
