@@ -99,3 +99,13 @@ def test_the_start_finds_the_macvtap_with_the_guests_address(tmp_path, monkeypat
     (made,) = planning.interfaces(runner_of(vm), tmp_path).macvtaps
     assert plan.macvtaps == (made,)
     assert any(made.mac in word for word in plan.argv)
+
+
+def test_the_runners_script_tells_what_was_chosen_and_why(script, tmp_path):
+    vmm = tmp_path / "qemu"
+    vmm.write_text("#!/bin/sh\necho QEMU emulator version 10.0.2\n")
+    vmm.chmod(0o755)
+    done = script("run", MicroVM(accel="tcg", qemu=QemuOptions(program=str(vmm))), "/usr/bin:/bin")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "microvm-launch: accelerator tcg: declared\n"
+    assert done.stdout == "QEMU emulator version 10.0.2\n", "the VMM's"

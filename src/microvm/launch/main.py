@@ -56,6 +56,8 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
         stack.enter_context(starting.machine_lock(state_dir, runner.name))
         starting.check_devices(runner)
         plan = _plan(runner, runner_dir)
+        for note in plan.notes:
+            _say(note)
         starting.prepare(plan, state_dir, reset_root=False, say=_say)
         made = taps.only(plan, taps.up(plan, state_dir))
         stack.callback(taps.down, made, state_dir)  # unless the VMM starts
