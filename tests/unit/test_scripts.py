@@ -12,7 +12,7 @@ from microvm.launch import planning, taps
 from microvm.model.codec import to_plain
 from microvm.model.declaration import HypervisorKind, MicroVM
 from microvm.model.devices import Interface, MacvtapOptions, Share
-from microvm.model.options import QemuOptions
+from microvm.model.options import QemuOptions, VirtiofsdOptions
 from microvm.model.runner import Runner
 from planned import SYSTEM, facts
 
@@ -109,3 +109,20 @@ def test_the_runners_script_tells_what_was_chosen_and_why(script, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == "microvm-launch: accelerator tcg: declared\n"
     assert done.stdout == "QEMU emulator version 10.0.2\n", "the VMM's"
+
+
+def test_a_share_is_served_in_a_directory_that_is_not_there_yet(script, tmp_path):
+    vmm, helper = tmp_path / "qemu", tmp_path / "virtiofsd"
+    vmm.write_text("#!/bin/sh\necho QEMU emulator version 10.0.2\n")
+    helper.write_text("#!/bin/sh\necho virtiofsd 1.13.0\nexit 9\n")
+    for program in (vmm, helper):
+        program.chmod(0o755)
+    vm = MicroVM(
+        accel="tcg",
+        qemu=QemuOptions(program=str(vmm)),
+        virtiofsd=VirtiofsdOptions(program=str(helper)),
+        shares=(Share(tag="src", source=str(tmp_path), mount_point="/src", socket="x/y.sock"),),
+    )
+    done = script("virtiofsd-run", vm, "/usr/bin:/bin")
+    assert "virtiofsd-src ended with status 9" in done.stderr, "it came to its start"
+    assert (tmp_path / "state/x").is_dir()

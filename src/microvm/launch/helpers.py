@@ -123,6 +123,7 @@ def _lock(state_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def _listening(helper: Helper, state_dir: Path) -> Iterator[int]:
+    stream.make_place(state_dir, helper.socket)
     stream.remove_stale(state_dir / helper.socket)
     with stream.listening(state_dir / helper.socket, helper.socket_group) as listener:
         yield listener

@@ -114,6 +114,7 @@ def prepare(
     for name in plan.locks:
         _await_end(state_dir / name)
     for name in plan.sockets:
+        stream.make_place(state_dir, name)
         stream.remove_stale(state_dir / name)
     return volumes.prepare(plan, state_dir, reset_root=reset_root, say=say)
 
