@@ -120,7 +120,7 @@ def test_each_script_takes_away_what_is_its_own(told):
         taps.up(plan, state)
         taps.down(replace(plan, taps=()), state)
         said["first"] = [network.index("mv0.a") is None, network.index("tap7") is None]
-        taps.down(plan, state)
+        taps.remove({"tap7": "tap"}, state)  # by nothing but its name
         said["second"] = [network.index("tap7") is None, (state / taps.RECORD).exists()]
     """)
     assert said == {"first": [True, False], "second": [True, False]}
@@ -133,7 +133,7 @@ def test_a_tap_that_is_there_is_refused_and_not_joined(told):
         network.tap_up(tap, 0)  # somebody's
         said["foreign"] = refusal(taps.up, plan, state)
         said["joined"] = network.in_use("tap7")
-        network.tap_down(tap)
+        network.tap_down(tap.name)
         taps.up(plan, state)
         holder = network.open_tap("tap7", 1)  # a VMM that lives on
         said["busy"] = refusal(taps.up, plan, state)

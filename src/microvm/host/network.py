@@ -57,7 +57,7 @@ def tap_up(tap: TapPlan, owner: int) -> int:
     """
     _refuse_taken(tap.name)
     try:
-        _set_persistent(tap, owner)
+        _make_persistent(tap, owner)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             if tap.bridge:
                 _join(control, tap.name, tap.bridge)
@@ -72,21 +72,21 @@ def tap_up(tap: TapPlan, owner: int) -> int:
             hint="load the module: modprobe tun",
         ) from error
     except OSError as error:
-        tap_down(tap)
+        tap_down(tap.name)
         raise files.explain(error, f"make the tap {tap.name}") from error
     except HostError:
-        tap_down(tap)
+        tap_down(tap.name)
         raise
     return index(tap.name) or 0
 
 
-def tap_down(tap: TapPlan) -> None:
+def tap_down(name: str) -> None:
     """Take a tap away; one that is gone is fine. Raises `HostError`."""
-    if index(tap.name) is not None:
+    if index(name) is not None:
         try:
-            _set_persistent(tap, None)
+            _let_go(name)
         except OSError as error:
-            raise files.explain(error, f"take the tap {tap.name} away") from error
+            raise files.explain(error, f"take the tap {name} away") from error
 
 
 def macvtap_up(macvtap: MacvtapPlan, owner: int) -> int:
@@ -212,17 +212,30 @@ def _tap_flags(queues: int) -> int:
     return flags | _IFF_MULTI_QUEUE if queues > 1 else flags
 
 
-def _set_persistent(tap: TapPlan, owner: int | None) -> None:
-    """Let a tap outlive the programs that open it; without an owner, take that back."""
+def _make_persistent(tap: TapPlan, owner: int) -> None:
+    """Make a tap that outlives the programs that open it."""
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
-        flags = _tap_flags(tap.queues)
-        if owner is not None:
-            flags |= _IFF_TUN_EXCL
+        flags = _tap_flags(tap.queues) | _IFF_TUN_EXCL
         fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", tap.name.encode(), flags))
-        if owner is not None:
-            fcntl.ioctl(device, _TUNSETOWNER, owner)
-        fcntl.ioctl(device, _TUNSETPERSIST, int(owner is not None))
+        fcntl.ioctl(device, _TUNSETOWNER, owner)
+        fcntl.ioctl(device, _TUNSETPERSIST, 1)
+    finally:
+        os.close(device)
+
+
+def _let_go(name: str) -> None:
+    """Take back that a tap outlives its programs, which ends it."""
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _tap_flags(1)))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # One with several queues (drivers/net/tun.c): the declaration may be another by now.
+            fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH14x", name.encode(), _tap_flags(2)))
+        fcntl.ioctl(device, _TUNSETPERSIST, 0)
     finally:
         os.close(device)
 

@@ -85,7 +85,8 @@ def replayable(argv: Argv) -> str:
 
 def last_words(output: bytes | None, lines: int = TAIL_LINES) -> str:
     """Return the last lines of a program's output, indented, or the empty text."""
-    text = (output or b"").decode(errors="replace").rstrip()
+    # A log that was emptied under a program that does not append begins with a hole.
+    text = (output or b"").lstrip(b"\0").decode(errors="replace").rstrip()
     return "".join(f"\n  {line}" for line in text.splitlines()[-lines:])
 
 

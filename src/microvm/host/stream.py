@@ -98,6 +98,20 @@ def remove_stale(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def make_place(state_dir: Path, name: str) -> None:
+    """Make the directories of a socket whose name is relative; other places are for others to make.
+
+    Raises `HostError`.
+    """
+    below = Path(name).parent
+    if below.is_absolute() or ".." in below.parts:
+        return
+    try:
+        (state_dir / below).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.explain(error, f"make the directory of the socket {name}") from error
+
+
 @contextmanager
 def listening(path: Path, group: str | None) -> Iterator[int]:
     """Yield the descriptor of a socket that listens at `path`; the path goes with the block.

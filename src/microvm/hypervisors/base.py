@@ -23,6 +23,8 @@ class Hypervisor(ABC):
     """Where the VMM listens unless `socket` is declared; relative to the state directory."""
     boots_vmlinux: ClassVar[bool] = False
     """Whether it wants the uncompressed kernel instead of the distribution's image (on x86)."""
+    most_queues: ClassVar[int] = 1
+    """Most queue pairs of a tap or macvtap; it has one for each virtual CPU."""
     one_disk: ClassVar[bool] = False
     """Whether it takes so few disks that the root's layers have to be one."""
     oldest: ClassVar[tuple[int, ...]] = ()
@@ -100,6 +102,10 @@ class Hypervisor(ABC):
         options = getattr(microvm, self.name.replace("-", "_"))
         program: str | None = options.program
         return program
+
+    def queues(self, microvm: MicroVM) -> int:
+        """Return the queue pairs of an interface that the launcher makes."""
+        return min(microvm.vcpu, self.most_queues)
 
     @abstractmethod
     def control(

@@ -9,7 +9,12 @@ from pathlib import Path
 from microvm.errors import Problem
 from microvm.hypervisors import limits, virtiofsd
 from microvm.hypervisors.base import Hypervisor
-from microvm.hypervisors.cloud_hypervisor_plan import CONTROL, PROGRAM, CloudHypervisorPlan
+from microvm.hypervisors.cloud_hypervisor_plan import (
+    CONTROL,
+    MOST_QUEUES,
+    PROGRAM,
+    CloudHypervisorPlan,
+)
 from microvm.hypervisors.cloud_hypervisor_syntax import unsayable
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
@@ -38,6 +43,7 @@ class CloudHypervisor(Hypervisor):
     name = "cloud-hypervisor"
     program = PROGRAM
     control_socket = CONTROL
+    most_queues = MOST_QUEUES
     boots_vmlinux = True
     oldest = (40,)
     newest = (53,)

@@ -10,7 +10,7 @@ from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.qemu_limits import host_limits, limits
-from microvm.hypervisors.qemu_plan import CONTROL, PROGRAM, QemuPlan
+from microvm.hypervisors.qemu_plan import CONTROL, MOST_QUEUES, PROGRAM, QemuPlan
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import Facts
 from microvm.model.forwards import HOST
@@ -25,6 +25,7 @@ class Qemu(Hypervisor):
     program = PROGRAM
     newest = (10, 0)
     control_socket = CONTROL
+    most_queues = MOST_QUEUES
     supports = (
         Support(feature=Feature.ACCEL_TCG),
         Support(feature=Feature.CPU_MODEL),

@@ -37,7 +37,7 @@ def common_plan(runner: Runner, facts: Facts, control: str, *, queues: int = 1) 
         argv=(),
         volumes=volume_plans(runner),
         taps=taps(runner, queues=queues),
-        macvtaps=macvtaps(runner, facts),
+        macvtaps=macvtaps(runner, facts.machine_id),
         control=control,
         watch=control if facts.watched else None,
         layers=tuple(layer.uuid for layer in runner.system.layers),
@@ -127,30 +127,34 @@ def taps(runner: Runner, *, queues: int = 1) -> tuple[TapPlan, ...]:
     )
 
 
-def macvtaps(runner: Runner, facts: Facts) -> tuple[MacvtapPlan, ...]:
-    """Return the macvtaps to make before the start."""
+def macvtaps(runner: Runner, identity: str) -> tuple[MacvtapPlan, ...]:
+    """Return the macvtaps to make before the start; `identity`: the guest's machine-id."""
     return tuple(
         MacvtapPlan(
             name=interface.id,
             link=interface.macvtap.link,
             mode=interface.macvtap.mode,
-            mac=interface.mac or mac(facts.machine_id, interface.id),
+            mac=interface.mac or mac(identity, interface.id),
         )
         for interface in runner.microvm.interfaces
         if interface.macvtap
     )
 
 
-def opened(runner: Runner, *, queues: int = 1) -> tuple[Opened, ...]:
-    """Return the taps and macvtaps that the VMM inherits open, each queue under its number."""
+def interface_kinds(runner: Runner) -> dict[str, Literal["tap", "macvtap"]]:
+    """Return the kind of each interface that is made before the start, by its name."""
     kinds: dict[str, Literal["tap", "macvtap"]]
     kinds = {"tap": "tap", "bridge": "tap", "macvtap": "macvtap"}
-    wanted = [
-        (kinds[interface.type], interface.id)
+    return {
+        interface.id: kinds[interface.type]
         for interface in runner.microvm.interfaces
         if interface.type in kinds
-        for _ in range(queues)
-    ]
+    }
+
+
+def opened(runner: Runner, *, queues: int = 1) -> tuple[Opened, ...]:
+    """Return the taps and macvtaps that the VMM inherits open, each queue under its number."""
+    wanted = [(kind, name) for name, kind in interface_kinds(runner).items() for _ in range(queues)]
     return tuple(
         Opened(number=number, kind=kind, name=name, queues=queues)
         for number, (kind, name) in enumerate(wanted, FIRST_DESCRIPTOR)

@@ -10,6 +10,7 @@ from pathlib import Path
 from microvm.errors import HostError, StateError
 from microvm.host import files, process, stream, terminal
 from microvm.host.process import Process
+from microvm.launch import logs
 from microvm.model.plan import Helper, LaunchPlan
 
 LOCK = "helpers.lock"
@@ -69,12 +70,14 @@ def serve(plan: LaunchPlan, state_dir: Path) -> None:
             helper.name: stack.enter_context(_listening(helper, state_dir))
             for helper in plan.helpers
         }
+        written = [logs.of_helper(helper, state_dir) for helper in plan.helpers]
         lives: dict[str, tuple[Running, ExitStack, float]] = {}
         while signals not in terminal.ready(
             [signals, *(life[0].process.pidfd for life in lives.values())],
             [],
             1.0 if lives else 0,
         ):
+            logs.bound(written)
             for helper in plan.helpers:
                 if helper.name in lives:
                     _bury(lives, helper, state_dir)
@@ -123,6 +126,7 @@ def _lock(state_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def _listening(helper: Helper, state_dir: Path) -> Iterator[int]:
+    stream.make_place(state_dir, helper.socket)
     stream.remove_stale(state_dir / helper.socket)
     with stream.listening(state_dir / helper.socket, helper.socket_group) as listener:
         yield listener
@@ -130,7 +134,7 @@ def _listening(helper: Helper, state_dir: Path) -> Iterator[int]:
 
 @contextmanager
 def _spawn(helper: Helper, state_dir: Path, listener: int) -> Iterator[Process]:
-    log = state_dir / f"{helper.name}.log"
+    log = logs.of_helper(helper, state_dir)
     log.unlink(missing_ok=True)
     argv = (*_argv(helper), f"--fd={listener}")
     with process.spawn(argv, log=log, cwd=state_dir, pass_fds=(listener,)) as child:

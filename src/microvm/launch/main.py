@@ -56,6 +56,8 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
         stack.enter_context(starting.machine_lock(state_dir, runner.name))
         starting.check_devices(runner)
         plan = _plan(runner, runner_dir)
+        for note in plan.notes:
+            _say(note)
         starting.prepare(plan, state_dir, reset_root=False, say=_say)
         made = taps.only(plan, taps.up(plan, state_dir))
         stack.callback(taps.down, made, state_dir)  # unless the VMM starts
@@ -88,11 +90,15 @@ def _balloon(runner_dir: Path, rest: list[str]) -> int:
 
 
 def _interfaces(runner_dir: Path, rest: list[str], *, kind: str, up: bool) -> int:
+    from microvm.hypervisors import resources
     from microvm.launch import taps
 
-    plan = _plan(planning.load_runner(runner_dir), runner_dir)
-    names = {one.name for one in (plan.taps if kind == "tap" else plan.macvtaps)}
-    (taps.up if up else taps.down)(taps.only(plan, names), Path.cwd())
+    runner, state_dir = planning.load_runner(runner_dir), Path.cwd()
+    kinds = {name: of for name, of in resources.interface_kinds(runner).items() if of == kind}
+    if up:
+        taps.up(taps.only(planning.interfaces(runner, state_dir), set(kinds)), state_dir)
+    else:
+        taps.remove(kinds, state_dir)
     return 0
 
 

@@ -73,16 +73,13 @@ def gather(runner: Runner, start: Start) -> Facts:
     vmm = programs[backend.program]
     kernel = store_dir / runner.system.kernel / "vmlinuz"
     planned = resources.volume_plans(runner)
-    identity = (microvm.machine_id or "").replace("-", "") or machine_id(
-        host_facts.host_id(state_dir, dry=dry), runner.name, str(state_dir)
-    )
     return Facts(
         accelerator=_accelerator(backend, runner, vmm, kernel, dry=dry),
         programs=programs,
         state_dir=str(state_dir),
         project_dir=str(start.project_dir),
         store_dir=str(store_dir),
-        machine_id=identity,
+        machine_id=identity(runner, state_dir, dry=dry),
         secret=os.urandom(16).hex(),
         vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
         positions=volumes.positions(planned, state_dir),
@@ -98,6 +95,14 @@ def gather(runner: Runner, start: Start) -> Facts:
         job=start.job,
         terminal=start.terminal,
     )
+
+
+def identity(runner: Runner, state_dir: Path, *, dry: bool = False) -> str:
+    """Return the guest's machine-id: the declared one, else of this machine on this host."""
+    declared = (runner.microvm.machine_id or "").replace("-", "")
+    if declared:
+        return declared
+    return machine_id(host_facts.host_id(state_dir, dry=dry), runner.name, str(state_dir))
 
 
 def require(
@@ -168,6 +173,23 @@ def plan(runner: Runner, start: Start) -> LaunchPlan:
     if problems := backend.check(runner.microvm, facts):
         raise SpecError(problems)
     return backend.plan(runner, facts)
+
+
+def interfaces(runner: Runner, state_dir: Path) -> LaunchPlan:
+    """Return a plan of nothing but the interfaces, which are those that `plan` has.
+
+    They can be made while nothing else of a start is there yet: no program, KVM or share is
+    looked at. Raises `HostError` where the identity of the host can't be kept.
+    """
+    vm = runner.microvm
+    return LaunchPlan(
+        name=runner.name,
+        hypervisor=vm.hypervisor,
+        process_name=None,
+        argv=(),
+        taps=resources.taps(runner, queues=hypervisor(vm.hypervisor).queues(vm)),
+        macvtaps=resources.macvtaps(runner, identity(runner, state_dir)),
+    )
 
 
 def terminal_of(descriptor: int) -> tuple[int, int, str] | None:

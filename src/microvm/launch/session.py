@@ -13,7 +13,7 @@ from microvm.host.process import Deadline, Process, ended
 from microvm.host.terminal import Outlet
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Control
-from microvm.launch import helpers, keys, starting
+from microvm.launch import helpers, keys, logs, starting
 from microvm.launch.console import Console
 from microvm.launch.job import LINE_WINDOW, STREAM_WINDOW, JobStream
 from microvm.launch.meeting import Meet, Stream, meeting
@@ -71,6 +71,7 @@ class Session:
         self._plan = plan
         self._state_dir = state_dir
         self._goal = goal
+        self._logs = logs.of(plan, state_dir)
         self._boot = Deadline(goal.up_timeout_s)
         self._console = Console()
         self._keys = keys.Keys()
@@ -128,7 +129,7 @@ class Session:
         while not self._must_end():
             self._connect(vmm.pid)
             self._watch_helpers(running)
-            starting.bound_log(self._state_dir)
+            logs.bound(self._logs)
             readers = [signals, vmm.pidfd, *self._sources(console, typed)]
             writers = [out.descriptor for out in (*self._out.values(), typed) if out.pending]
             if self._stream and self._job and self._job.outgoing:

@@ -11,17 +11,14 @@ from typing import NoReturn
 from microvm.errors import HostError, StateError
 from microvm.host import files, holders, ports, process, stream, volumes
 from microvm.host.process import Deadline, Process
-from microvm.launch import helpers
+from microvm.launch import helpers, logs
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
 LOCK = holders.MACHINE_LOCK
-VMM_LOG = "vmm.log"
 DYING_S = 10.0
 """How long a process that was killed may take to let go of what it has."""
 LOOK_S = 0.05
-LOG_LIMIT = 16 << 20
-"""Bytes of a VMM's log, after which it starts anew."""
 
 
 @contextmanager
@@ -114,6 +111,7 @@ def prepare(
     for name in plan.locks:
         _await_end(state_dir / name)
     for name in plan.sockets:
+        stream.make_place(state_dir, name)
         stream.remove_stale(state_dir / name)
     return volumes.prepare(plan, state_dir, reset_root=reset_root, say=say)
 
@@ -123,7 +121,7 @@ def vmm(
     plan: LaunchPlan, state_dir: Path, *, console: int, held: Sequence[int]
 ) -> Iterator[Process]:
     """Run the VMM with `console` as its standard input and output until the block is left."""
-    log = state_dir / VMM_LOG
+    log = state_dir / logs.VMM_LOG
     log.unlink(missing_ok=True)
     argv, name = plan.argv, plan.process_name
     if plan.trees:
@@ -144,13 +142,6 @@ def vmm(
         yield running
 
 
-def bound_log(state_dir: Path) -> None:
-    """Let a VMM's log start anew before it fills the disk; the VMM appends to it."""
-    log = state_dir / VMM_LOG
-    if log.exists() and log.stat().st_size > LOG_LIMIT:
-        os.truncate(log, 0)
-
-
 def become_vmm(plan: LaunchPlan) -> NoReturn:
     """Replace this process by the VMM, with every lock that it holds. Raises `HostError`."""
     if plan.trees:
@@ -166,7 +157,7 @@ def become_vmm(plan: LaunchPlan) -> NoReturn:
 def last_words(plan: LaunchPlan, state_dir: Path) -> str:
     """Return the end of what the VMM and its helpers said."""
     text = ""
-    for name in filter(None, (VMM_LOG, plan.log)):
+    for name in filter(None, (logs.VMM_LOG, plan.log)):
         log = state_dir / name
         if words := process.last_words(files.tail(log)):
             text += f"\n{name}:{words}"

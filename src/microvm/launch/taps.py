@@ -2,14 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from microvm.errors import MicroVMError, StateError
 from microvm.host import files, network
 from microvm.model.plan import LaunchPlan, MacvtapPlan, TapPlan
+
+Kind = Literal["tap", "macvtap"]
 
 RECORD = "taps.json"
 """Interfaces made for the machine: name to interface index; no index is ever used twice."""
@@ -63,18 +66,28 @@ def _up(plan: LaunchPlan, state_dir: Path, made: set[str]) -> None:
 
 def down(plan: LaunchPlan, state_dir: Path) -> None:
     """Take away the interfaces that were made for this machine; others stay."""
+    remove({one.name: _kind(one) for one in _planned(plan)}, state_dir)
+
+
+def remove(kinds: Mapping[str, Kind], state_dir: Path) -> None:
+    """Take away the interfaces of these names that were made for this machine; others stay.
+
+    Their kinds by name are all that it takes: whatever became of the machine, none is left.
+    Raises `HostError`.
+    """
     record = _read(state_dir)
-    for one in _planned(plan):
-        made = record.pop(one.name, None)
-        if made is not None and network.index(one.name) == made:
-            if isinstance(one, TapPlan):
-                network.tap_down(one)
-            else:
-                network.macvtap_down(one.name)
+    for name, kind in kinds.items():
+        made = record.pop(name, None)
+        if made is not None and network.index(name) == made:
+            (network.tap_down if kind == "tap" else network.macvtap_down)(name)
     if record:  # of the other kind, whose script has not run yet
         files.write_atomic(state_dir / RECORD, json.dumps(record), 0o600)
     else:
         (state_dir / RECORD).unlink(missing_ok=True)
+
+
+def _kind(one: TapPlan | MacvtapPlan) -> Kind:
+    return "tap" if isinstance(one, TapPlan) else "macvtap"
 
 
 def _planned(plan: LaunchPlan) -> tuple[TapPlan | MacvtapPlan, ...]:
