@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,21 @@ long_form = pytest.mark.skipif(
 )
 QEMU = (10, 0)
 """With older ones the inner kernels crash: their emulation of SVM is wrong."""
+
+
+GIVING = (
+    'system.kernel="generic"',
+    'kernel_params=["mitigations=off","intel_iommu=on"]',
+    """qemu.extra_args=[
+        "-device", "intel-iommu,intremap=on",
+        "-blockdev", "driver=null-co,node-name=gift,size=20971520,read-zeroes=on",
+        "-device", "nvme,drive=gift,addr=0x1e,serial=gift,msix-exclusive-bar=on",
+        "-device", "qemu-xhci,id=hub,addr=0x1d", "-device", "usb-tablet,bus=hub.0,serial=pen",
+    ]""",
+)
+"""Settings of a bed that has something to give away: an IOMMU, a disk behind it (its MSI-X table has
+a BAR of its own: kvmtool), a USB device. It is another bed: under its emulated IOMMU guests of several
+virtual CPUs took the whole bed down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +115,44 @@ def qemu() -> str | None:
     return found if tuple(map(int, version[:2])) >= QEMU else None
 
 
-def start(command: list[str], env: dict[str, str], work: Path, programs: Path, store: Path) -> Bed:
-    """Start the bed and wait until it takes commands."""
-    project = work.parent / "bed"
+def start(
+    command: list[str],
+    env: dict[str, str],
+    place: Path,
+    programs: Iterable[str],
+    store: Path,
+    settings: Iterable[str] = (),
+) -> Bed:
+    """Start a bed in a directory, with these programs, and wait until it takes commands."""
+    project, work, taken = (place / name for name in ("bed", "work", "programs"))
+    for directory in (work, taken):
+        directory.mkdir()
+    for program in programs:
+        shutil.copy(program, taken)
     shutil.copytree(HERE / "bed", project)
     shutil.copytree(HERE / "in_bed", work, dirs_exist_ok=True)
     package = HERE.parents[1] / "src" / "microvm"
     places = {
         "package": (package, "/usr/lib/python3/dist-packages/microvm", True),
         "store": (store, STORE, True),
-        "programs": (programs, PROGRAMS, True),
+        "programs": (taken, PROGRAMS, True),
         "work": (work, WORK, False),
     }
     shares = ",".join(
         f'{{tag="{tag}",source="{source}",mount_point="{at}",read_only={str(fixed).lower()}}}'
         for tag, (source, at, fixed) in places.items()
     )
-    log = work.parent / "bed.log"
+    log = place / "bed.log"
+    words = [
+        word
+        for setting in (f"shares=[{shares}]", f"qemu.program={qemu()}", *settings)
+        for word in ("--set", setting)
+    ]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [
-                *command, "run", str(project), "--ephemeral", "--boot-timeout", str(UP_S), "--set", f"shares=[{shares}]",
-                "--set", f"qemu.program={qemu()}", "--", "python3", f"{WORK}/server.py", WORK,
+                *command, "run", str(project), "--ephemeral", "--boot-timeout", str(UP_S), *words,
+                "--", "python3", f"{WORK}/server.py", WORK,
             ],
             env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
         )  # fmt: skip

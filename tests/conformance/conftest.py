@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import bed as beds
@@ -40,23 +41,41 @@ def seen(request):
 
 @pytest.fixture(scope="session")
 def bed(microvm_cli, tmp_path_factory):
-    """One bed for all tests."""
+    """The bed of most tests."""
+    with _bed(microvm_cli, tmp_path_factory.mktemp("nested")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def giving(microvm_cli, tmp_path_factory):
+    """A bed with devices to give away; vfio-pci has its disk."""
+    with _bed(microvm_cli, tmp_path_factory.mktemp("giving"), beds.GIVING) as running:
+        place = f"/sys/bus/pci/devices/{GIFT}"
+        done = running(
+            f"modprobe vfio-pci; echo vfio-pci >{place}/driver_override;"
+            f" echo {GIFT} >{place}/driver/unbind; echo {GIFT} >/sys/bus/pci/drivers_probe;"
+            f" basename $(readlink {place}/driver)",
+            timeout=SECONDS,
+        )
+        assert done.output.splitlines()[-1] == "vfio-pci", done.output
+        yield running
+
+
+@contextmanager
+def _bed(microvm_cli, place, settings=()):
     if beds.qemu() is None:
         pytest.skip("QEMU 10 is missing: $MICROVM_TEST_QEMU, or qemu-system-x86_64 on PATH")
     found = programs()
     if not found:
         pytest.skip("no hypervisor: $MICROVM_TEST_HYPERVISORS names a directory, or PATH has them")
-    place = tmp_path_factory.mktemp("nested")
-    for name in ("work", "programs"):
-        (place / name).mkdir()
-    for program in found.values():
-        shutil.copy(program, place / "programs")
     running = beds.start(
-        microvm_cli.command(), dict(microvm_cli.env), place / "work", place / "programs",
-        microvm_cli.store,
+        microvm_cli.command(), dict(microvm_cli.env), place, found.values(), microvm_cli.store,
+        settings,
     )  # fmt: skip
-    yield running
-    running.stop()
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -132,19 +151,6 @@ def boots(request, bed, built, versions):
             found[kind].append(json.loads(done.output.splitlines()[0]))
             noted[kind] = int(done.lines("noted")[0])
     return found, noted
-
-
-@pytest.fixture
-def gift(bed):
-    """Hand the NVMe disk of the bed to vfio-pci."""
-    place = f"/sys/bus/pci/devices/{GIFT}"
-    done = bed(
-        f"modprobe vfio-pci; echo vfio-pci >{place}/driver_override;"
-        f" echo {GIFT} >{place}/driver/unbind; echo {GIFT} >/sys/bus/pci/drivers_probe;"
-        f" basename $(readlink {place}/driver)",
-        timeout=SECONDS,
-    )
-    assert done.output.splitlines()[-1] == "vfio-pci", done.output
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def _see_memory(kind, done, seen):
 
 @long_form
 @pytest.mark.parametrize("kind", [k for k in KINDS if has(k, Feature.PCI)], indirect=True)
-def test_devices_of_the_host_reach_the_guest(kind, bed, built, seen, gift):
+def test_devices_of_the_host_reach_the_guest(kind, giving, built, seen):
     passed = [f'{{bus="pci",path="{GIFT}"}}']
     settings = []
     if has(kind, Feature.USB):
@@ -125,7 +125,7 @@ def test_devices_of_the_host_reach_the_guest(kind, bed, built, seen, gift):
         settings.append(f'kernel_params=["{NO_MSI}"]')
     inner = built(kind, "devices", f"devices=[{','.join(passed)}]", *settings)
     state = f"/run/vm/gift-{kind}"
-    done = bed(
+    done = giving(
         f"mkdir -p {state}; cd {state}; python3 {beds.WORK}/driver.py {inner} {state} {SECONDS}"
         f' -- sh -c "$(cat {beds.WORK}/gift.sh)"',
         timeout=3 * SECONDS,

@@ -193,6 +193,10 @@ class CloudHypervisorPlan:
         if hybrid_vsock.cid(self.runner, self.facts) is not None:
             # Where it makes its socket.
             self.arguments.add("--landlock-rules", "path=.,access=w")
+        if any(volume.image_type == "vhdx" for volume in self.runner.microvm.volumes):
+            # A log of the image has a random GUID; its thread dies without.
+            for source in ("random", "urandom"):
+                self.arguments.add("--landlock-rules", f"path=/dev/{source},access=r")
         if self.runner.microvm.devices:
             # It adds /dev/vfio/ADDRESS itself, where the device's group is meant.
             self.arguments.add("--landlock-rules", "path=/dev/vfio,access=rw")
