@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 
 from microvm.errors import HostError
-from microvm.guests.debian import configuration, image, resolve, sources
+from microvm.guests.debian import configuration, image, resolve, runtime, sources
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.features import Feature, wanted
 from microvm.model.codec import to_plain
@@ -157,6 +157,18 @@ RULED_OUT = (
     ("interfaces.N.macvtap", {"firecracker"}),  # goes with type macvtap, which it has not
 )
 """Options that no sample shows at work there: a rule refuses them, and no row of features."""
+
+TOLD = {
+    "accel", "cpu", "vcpu", "mem", "hugepage_mem", "hotplug_mem", "hotplugged_mem", "balloon",
+    "initial_balloon_mem", "deflate_on_oom", "socket", "user", "initrd_path", "store_on_disk",
+    "store_proto", "machine_id", "vsock.cid", "volumes.N.image", "volumes.N.read_only",
+    "volumes.N.direct", "volumes.N.serial", "volumes.N.image_type", "shares.N.tag",
+    "shares.N.source", "shares.N.proto", "shares.N.read_only",
+    "interfaces.N.mac", "interfaces.N.tap.vhost", "devices.N.path",
+}  # fmt: skip
+"""Options that change more than what is done before and in the guest: the VMM is told them."""
+
+UNTOLD = {("crosvm", "image_type")}  # it looks at the image; the launcher refuses another one
 
 OPTIONS_OF = {kind: kind.replace("-", "_") for kind in HypervisorKind}
 
@@ -311,6 +323,23 @@ def refusals(vm, project):
     return {problem.where.removeprefix("microvms.vm.") for problem in (*here, *ruled)}
 
 
+def resolved(vm, project):
+    """What is asked of package repositories."""
+    try:
+        found = sources.sources(vm.system, project)
+    except HostError as error:  # no keyring
+        pytest.skip(str(error))
+    return found, resolve.kernel_flavour(vm), {*vm.system.packages, *runtime.packages_for(vm)}
+
+
+def told(vm, project):
+    """What the VMM and its helpers are told, less the kernel's command line."""
+    planned = outcome(vm, project)[0]
+    words = [word for word in planned.argv if "panic=" not in word]
+    files = [line for text in planned.files.values() for line in text.splitlines()]
+    return words, [line for line in files if "panic=" not in line], planned.helpers
+
+
 def outcome(vm, project):
     """Everything that a declaration leads to, as plain data."""
     layer = replace(LAYER, kind=vm.store_disk_type)
@@ -322,12 +351,11 @@ def outcome(vm, project):
     )  # fmt: skip
     contents = configuration.collect("vm", vm, lock, "d", project)
     try:
-        found = sources.sources(vm.system, project)
         packed = image.settings(vm, "u", 0) if vm.store_on_disk else None
-    except HostError as error:  # a keyring, or a program that makes images
+    except HostError as error:
         pytest.skip(str(error))
     return (
-        planned, contents, resolve.request(vm, (), project), resolve.kernel_flavour(vm), found, packed,
+        planned, contents, resolved(vm, project), packed,
         vm.system.run, vm.system.network,  # the builder runs and hands over these as they are
     )  # fmt: skip
 
@@ -363,6 +391,11 @@ def test_every_option_changes_something_or_is_refused_by_its_name(kind, path, pr
     assert before == set(), "a base that is refused hides what the option does"
     if not after:
         assert outcome(asking, project) != outcome(base, project)
+        if numberless(keypath.join(path)) in TOLD and (kind, path[-1]) not in UNTOLD:
+            assert told(asking, project) != told(base, project), "the VMM has to know it"
+        if resolved(asking, project) != resolved(base, project):
+            again = resolve.request(asking, (), project), resolve.request(base, (), project)
+            assert again[0] != again[1], "an old lock would still answer it"
         return
     assert any(names(where, path) for where in after), f"refused for something else: {after}"
 
