@@ -168,6 +168,12 @@ TOLD = {
 }  # fmt: skip
 """Options that change more than what is done before and in the guest: the VMM is told them."""
 
+FETCHED = (
+    "system.release", "system.mirror", "system.security_mirror", "system.updates",
+    "system.components", "system.repositories", "system.packages", "system.kernel",
+)  # fmt: skip
+"""Options that change what is asked of package repositories."""
+
 UNTOLD = {("crosvm", "image_type")}  # it looks at the image; the launcher refuses another one
 
 OPTIONS_OF = {kind: kind.replace("-", "_") for kind in HypervisorKind}
@@ -393,7 +399,9 @@ def test_every_option_changes_something_or_is_refused_by_its_name(kind, path, pr
         assert outcome(asking, project) != outcome(base, project)
         if numberless(keypath.join(path)) in TOLD and (kind, path[-1]) not in UNTOLD:
             assert told(asking, project) != told(base, project), "the VMM has to know it"
-        if resolved(asking, project) != resolved(base, project):
+        fetched = resolved(asking, project) != resolved(base, project)
+        assert fetched or not keypath.join(path).startswith(FETCHED), "apt has to know it"
+        if fetched:
             again = resolve.request(asking, (), project), resolve.request(base, (), project)
             assert again[0] != again[1], "an old lock would still answer it"
         return
