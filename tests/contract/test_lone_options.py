@@ -8,6 +8,7 @@ import pytest
 
 from microvm.model.declaration import HypervisorKind, MicroVM
 from microvm.model.devices import Graphics, Volume
+from microvm.model.system import DebianSystem, Repository
 from microvm.projects import rules
 
 LONE = [
@@ -26,6 +27,15 @@ LONE = [
     (
         {"store_disk_squashfs_flags": ("-comp", "gzip")},
         {"store_disk_type": "squashfs"}, "store_disk_squashfs_flags",
+    ),
+    *(
+        ({"system": DebianSystem(security_mirror="http://s", **lone)}, {"system": DebianSystem(security_mirror="http://s")}, "system.security_mirror")
+        for lone in ({"updates": False}, {"release": "sid"})
+    ),
+    (
+        {"system": DebianSystem(repositories=(Repository(url="http://r", key="/etc/hostname", trusted=True),))},
+        {"system": DebianSystem(repositories=(Repository(url="http://r", key="/etc/hostname"),))},
+        "system.repositories.0.key",
     ),
     *(
         ({"graphics": Graphics(**{key: value})}, {"graphics": Graphics(enable=True, **{key: value})}, f"graphics.{key}")

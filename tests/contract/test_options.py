@@ -1,15 +1,17 @@
 """An option is honoured or refused, never ignored: every one of the model is tried on every
-hypervisor.
+hypervisor. A refusal counts when it names the option.
 """
 
+import re
 from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
 
 import pytest
 
-from microvm.guests.debian import configuration, resolve
+from microvm.errors import HostError
+from microvm.guests.debian import configuration, image, resolve, runtime, sources
 from microvm.hypervisors import hypervisor
-from microvm.hypervisors.features import wanted
+from microvm.hypervisors.features import Feature, wanted
+from microvm.model.codec import to_plain
 from microvm.model.declaration import HypervisorKind, MicroVM
 from microvm.model.devices import (
     Device,
@@ -22,82 +24,157 @@ from microvm.model.devices import (
     Volume,
 )  # fmt: skip
 from microvm.model.facts import Accelerator, Program
-from microvm.model.guest import LockedLayer, SystemLock
+from microvm.model.guest import LockedLayer, LockedPackage, SystemLock
 from microvm.model.options import QemuOptions
 from microvm.model.system import DebianSystem, File, Repository, Unit, User
-from microvm.projects import rules
+from microvm.projects import keypath, rules
+from microvm.projects.validation import validate
 from planned import LAYER, SYSTEM, VIRTIOFSD, facts, plan
 
+USER, TAP = Interface(type="user", id="n0"), Interface(type="tap", id="t0")
+MACVTAP = Interface(type="macvtap", id="m0", macvtap=MacvtapOptions(link="eth0"))
+RAW = Volume(image="v.img", size=300, mount_point="/v")  # as much as xfs asks for
+QCOW2 = Volume(image="q.img", auto_create=False, image_type="qcow2")
+VHD = Volume(image="w.vhd", auto_create=False, image_type="vhd")
+PCI = Device(bus="pci", path="0000:00:02.0")
+USB = Device(bus="usb", path="vendorid=0x1,productid=0x2")
 FULL = MicroVM(
     system=DebianSystem(
         users={"bob": User()}, files={"/a": File(text="a")}, units={"a.service": Unit(text="a")},
-        repositories=(Repository(url="http://localhost/r"),),
+        repositories=(Repository(url="http://localhost/r"),), mirror="http://localhost/debian",
     ),
     balloon=True,
-    volumes=(Volume(image="v.img", size=1, mount_point="/v"),),
+    volumes=(RAW,),
     shares=(
         Share(tag="s", source=".", mount_point="/s"),
         Share(tag="n", source=".", mount_point="/n", proto="9p"),
     ),
-    interfaces=(Interface(type="user", id="n0"), Interface(type="tap", id="t0")),
+    interfaces=(USER, TAP),
     forward_ports=(ForwardPort(host=Endpoint(port=1), guest=Endpoint(port=2)),),
 )  # fmt: skip
 MORE = {
     "qemu": {
-        "interfaces": (
-            *FULL.interfaces,
-            Interface(type="macvtap", id="m0", macvtap=MacvtapOptions(link="eth0")),
-        ),
-        "volumes": (
-            *FULL.volumes,
-            Volume(image="q.img", auto_create=False, image_type="qcow2"),
-        ),
-        "devices": (
-            Device(bus="pci", path="0000:00:02.0"),
-            Device(bus="usb", path="vendorid=0x1,productid=0x2"),
-        ),
+        "interfaces": (USER, TAP, MACVTAP), "volumes": (RAW, QCOW2, VHD), "devices": (PCI, USB),
         "qemu": QemuOptions(pcie_root_ports=(PcieRootPort(id="port0"),)),
     },
     "cloud-hypervisor": {
-        "interfaces": (
-            Interface(type="tap", id="t0"),
-            Interface(type="macvtap", id="m0", macvtap=MacvtapOptions(link="eth0")),
-        ),
-        "devices": (Device(bus="pci", path="0000:00:02.0"),),
+        "interfaces": (TAP, MACVTAP), "volumes": (RAW, QCOW2, VHD), "devices": (PCI,),
         "machine_id": "1" * 32,
     },
-}
+    "crosvm": {"interfaces": (TAP, MACVTAP), "volumes": (RAW, QCOW2), "devices": (PCI,)},
+    "kvmtool": {"interfaces": (USER, TAP, MACVTAP), "devices": (PCI,)},
+}  # fmt: skip
 """What a hypervisor can do beyond what all can."""
 
+FILES = ("other.initrd", "secret", "key.asc", "one", "another", "linux/vmlinuz")
+"""Files of the project that samples name."""
 SAMPLES = {
     "firecracker.cpu": {"cpuid_modifiers": []}, "extra_config": {"mmds-config": {}}, "drive_io_engine": "Sync",
     "platform_oem_strings": ("x=y",), "vcpu": 4, "hotplug_mem": 128, "hotplugged_mem": 2, "link": "eth1",
     "bus": "usb", "addr": "5.0", "path": "0000:00:03.0", "mode": "private", "system.files.'/a'.mode": "0600",
+    "devices.1.path": "vendorid=0x3,productid=0x4", "devices.N.qemu.bus": "port0", "device_extra_args": "a=b",
+    "qemu.pcie_root_ports.N.bus": "pcie.0", "chassis": 7, "slot": 3, "qemu.machine": "q35", "pivot_root": "root",
     "accel": "tcg", "cpu": "Haswell", "machine_id": "2" * 32, "hypervisor": "crosvm",
-    "socket": "x.sock", "user": "nobody", "initrd_path": "x/initrd", "devices": (Device(bus="pci", path="0000:00:01.0"),),
-    "kernel_params": ("x",), "credential_files": {"a": "/etc/hostname"}, "store_disk_type": "squashfs",
+    "socket": "x.sock", "user": "nobody", "initrd_path": "other.initrd", "devices": (Device(bus="pci", path="0000:00:01.0"),),
+    "kernel_params": ("x",), "credential_files": {"a": "secret"}, "store_disk_type": "squashfs",
     "store_proto": "9p", "store_disk_erofs_flags": ("-zlz4hc",), "store_disk_squashfs_flags": ("-comp", "gzip"),
-    "machine_opts": {"hpet": "off"}, "machine": "microvm", "pcie_root_ports": (PcieRootPort(id="p"),),
+    "machine_opts": {"hpet": "off"}, "pcie_root_ports": (PcieRootPort(id="p"),), "vulkan": "venus",
     "extra_args": ("-x",), "program": "/bin/true", "mac": "02:00:00:00:00:09", "bridge": "br0",
     "macvtap": MacvtapOptions(link="eth0"), "fs_type": "xfs", "image_type": "qcow2", "serial": "S", "label": "L",
-    "mkfs_extra_args": ("-v",), "mount_point": "/other", "size": 77, "security_model": "mapped", "cache": "always",
+    "mkfs_extra_args": ("-v",), "mount_point": "/other", "size": 377, "security_model": "mapped", "cache": "always",
     "uid_map": ("map:1:0:1",), "gid_map": ("map:1:0:1",), "dax_window_size": 9, "proto": "9p", "source": "/etc",
     "tag": "other", "type": "tap", "id": "zz", "address": "127.0.0.2", "port": 99, "origin": "guest", "group": "kvm",
     "inode_file_handles": "never", "thread_pool_size": 3, "cid": 9, "release": "bookworm", "mirror": "http://localhost/m",
-    "security_mirror": "http://localhost/s", "components": ("main", "contrib"), "packages": ("less",), "kernel": "cloud",
+    "security_mirror": "http://localhost/s", "components": ("main", "contrib"), "packages": ("less",), "kernel": "linux",
     "hostname": "other", "timezone": "Europe/Berlin", "locale": "de_DE.UTF-8", "autologin": "", "workdir": "/w",
     "ssh_authorized_keys": ("ssh-ed25519 AAAA k",), "run": ("true",), "uid": 4000, "groups": ("adm",), "shell": "/bin/sh",
     "home": "/h", "password_hash": "", "text": "other", "owner": "1:1", "enable": True, "dropin": "[Unit]\n",
-    "url": "http://localhost/q", "suite": "s", "key": "k", "image": "w.img", "users": {"eve": User()},
+    "url": "http://localhost/q", "suite": "s", "key": "key.asc", "image": "w.img", "users": {"eve": User()},
     "files": {"/b": File(text="b")}, "units": {"b.service": Unit(text="b")}, "repositories": (),
-    "volumes": (), "shares": (), "interfaces": (Interface(type="user", id="q"),), "forward_ports": (),
+    "volumes": (), "shares": (), "interfaces": (Interface(type="tap", id="q"),), "forward_ports": (),
+    "forward_ports.N.proto": "udp", "backend": "headless", "hostmem": "1G",
+    "system.files.'/a'.source": "one",
 }  # fmt: skip
+"""Other values: by the whole key, by that with N for numbers, or by the option's own name."""
 
 OTHERWISE = {
-    "bus": "pci", "image_type": "vhd", "proto": "virtiofs", "type": "user", "hypervisor": "kvmtool", "kernel": "generic", "backend": "headless", "hostmem": "1G",
-    "forward_ports": FULL.forward_ports, "shares": FULL.shares[:1], "interfaces": FULL.interfaces,
+    "bus": "pci", "image_type": "raw", "proto": "virtiofs", "type": "user", "hypervisor": "kvmtool",
+    "forward_ports": FULL.forward_ports, "shares": FULL.shares[:1], "mount_point": "/v",
 }  # fmt: skip
 """Values for where the sample is what is there already, or means the same."""
+
+NEEDS = {
+    "graphics.backend": {"graphics.enable": True}, "graphics.socket": {"graphics.enable": True},
+    "graphics.vulkan": {"graphics.enable": True}, "graphics.hostmem": {"graphics.enable": True},
+    # qemu serves either the layers over 9p or shares.
+    "store_proto": {"store_on_disk": False, "shares": ()},
+    "store_disk_squashfs_flags": {"store_disk_type": "squashfs"},
+    "hotplugged_mem": {"hotplug_mem": 128},
+    # A machine that needs PCI is a q35 by itself.
+    "qemu.machine": {"shares": (), "devices": (), "qemu.pcie_root_ports": ()},
+    "vsock.ssh.enable": {"vsock.cid": 9},
+    "system.files.'/a'.source": {".text": None, ".source": "another"},
+    "system.units.'a.service'.mask": {".text": None},
+    "volumes.0.image_type": {".auto_create": False, ".size": None},
+    "interfaces": {"forward_ports": ()}, "interfaces.N.type": {"forward_ports": ()},
+    # What this hypervisor has and the other one lacks would be refused, each at its own key.
+    "hypervisor": {
+        "volumes": (), "shares": (), "interfaces": (), "forward_ports": (), "devices": (),
+    },
+}  # fmt: skip
+"""What else the base says where an option means something only then; `.x` is beside the option."""
+
+TOGETHER = {
+    "interfaces.N.type": {".macvtap": None},
+    "devices.0.bus": {".path": "vendorid=0x3,productid=0x4"}, "devices.1.bus": {".path": "0000:00:03.0"},
+}  # fmt: skip
+"""What changes with an option, because no other value goes with the rest as it is."""
+
+ANY = frozenset(HypervisorKind)
+LACKING = (
+    ("graphics.", Feature.GRAPHICS, ANY),  # no hypervisor has it yet
+    ("virtiofsd.", Feature.SHARE_VIRTIOFS, {"firecracker", "kvmtool"}),
+    ("store_proto", Feature.ROOT_SHARED, {"firecracker", "kvmtool"}),
+    ("hotplugged_mem", Feature.HOTPLUG, {"crosvm", "kvmtool"}),
+)
+"""Options whose base is refused: they belong to a feature that these hypervisors lack."""
+
+OF_VIRTIOFS = ("socket", "cache", "posix_acl", "uid_map", "gid_map", "extra_args")
+ELSEWHERE = {
+    # A rule of several options together says at `proto` that it is the wrong one for them.
+    **dict.fromkeys((f"shares.N.{name}" for name in OF_VIRTIOFS), "shares.N.proto"),
+    "devices.N.bus": "devices.N",  # the feature's key: the device as a whole can't be passed on
+    "interfaces.N.type": "interfaces",  # kvmtool has one of type user, whichever is the second
+}  # fmt: skip
+"""Options that are refused at another key than their own, or one below it."""
+
+RULED_OUT = (
+    ("deflate_on_oom", {"crosvm", "kvmtool"}),  # their balloons know one of the two
+    ("socket", {"kvmtool"}),  # it chooses the place itself
+    ("shares.N.read_only", {"kvmtool"}),  # its 9p has no such thing, nor owners of another kind
+    ("shares.N.security_model", {"cloud-hypervisor", "crosvm", "kvmtool"}),  # an option of 9p
+    *((f"shares.N.{name}", {"kvmtool"}) for name in OF_VIRTIOFS),  # which it has not
+    ("interfaces.N.macvtap", {"firecracker"}),  # goes with type macvtap, which it has not
+)
+"""Options that no sample shows at work there: a rule refuses them, and no row of features."""
+
+TOLD = {
+    "accel", "cpu", "vcpu", "mem", "hugepage_mem", "hotplug_mem", "hotplugged_mem", "balloon",
+    "initial_balloon_mem", "deflate_on_oom", "socket", "user", "initrd_path", "store_on_disk",
+    "store_proto", "machine_id", "vsock.cid", "volumes.N.image", "volumes.N.read_only",
+    "volumes.N.direct", "volumes.N.serial", "volumes.N.image_type", "shares.N.tag",
+    "shares.N.source", "shares.N.proto", "shares.N.read_only",
+    "interfaces.N.mac", "interfaces.N.tap.vhost", "devices.N.path",
+}  # fmt: skip
+"""Options that change more than what is done before and in the guest: the VMM is told them."""
+
+FETCHED = (
+    "system.release", "system.mirror", "system.security_mirror", "system.updates",
+    "system.components", "system.repositories", "system.packages", "system.kernel",
+)  # fmt: skip
+"""Options that change what is asked of package repositories."""
+
+UNTOLD = {("crosvm", "image_type")}  # it looks at the image; the launcher refuses another one
 
 OPTIONS_OF = {kind: kind.replace("-", "_") for kind in HypervisorKind}
 
@@ -122,37 +199,46 @@ def ground(kind):
     return replace(declared, system=system, **{**kept, **MORE.get(kind, {})})
 
 
-NEEDS = {
-    "graphics.backend": "graphics.enable", "graphics.socket": "graphics.enable",
-    "graphics.vulkan": "graphics.enable", "graphics.hostmem": "graphics.enable",
-    "store_proto": "store_on_disk", "hotplugged_mem": "hotplug_mem",
-}  # fmt: skip
-"""Options that mean something only together with another one."""
-
-
-def leaves(value, skipped, path=()):
-    """Yield the path of every option below a dataclass, into the items of collections.
-
-    Options of hypervisors that a declaration is not run on say nothing about this one.
-    """
+def leaves(value, path=()):
+    """Yield the path of every option below a dataclass, into the items of collections."""
     for f in fields(value):
         here, inner = (*path, f.name), getattr(value, f.name)
-        if f.name in skipped or here == ("system", "type"):
-            continue
+        if here == ("system", "type"):
+            continue  # it has one value
         items = enumerate(inner) if isinstance(inner, tuple) else ()
         items = inner.items() if isinstance(inner, dict) else items
         inside = [(key, item) for key, item in items if is_dataclass(item)]
         if is_dataclass(inner):
-            yield from leaves(inner, skipped, here)
+            yield from leaves(inner, here)
         else:
             yield here  # a table of options says nothing by itself
         for key, item in inside:
-            yield from leaves(item, skipped, (*here, key))
+            yield from leaves(item, (*here, key))
 
 
-def options_of(kind):
-    skipped = {name for other, name in OPTIONS_OF.items() if other != kind}
-    return leaves(ground(kind), skipped)
+def of_another(kind, path):
+    """Whether an option is in a table of another hypervisor, the whole MicroVM's or a device's.
+
+    One declaration runs on several: each takes its own table, and passes over those of others.
+    """
+    table = path[2:3] if path[0] == "devices" else path[:1]
+    return bool(table) and table[0] in {t for other, t in OPTIONS_OF.items() if other != kind}
+
+
+def tried(*, others):
+    """Return parameters: each option on each hypervisor; `others`: those that it passes over."""
+    return pytest.mark.parametrize(
+        ("kind", "path"),
+        [
+            (kind, path)
+            for kind in HypervisorKind
+            for path in leaves(ground(kind))
+            if of_another(kind, path) == others
+        ],
+        ids=lambda value: (
+            value.value if isinstance(value, HypervisorKind) else ".".join(map(str, value))
+        ),
+    )
 
 
 def changed(value, path, new):
@@ -167,71 +253,190 @@ def changed(value, path, new):
     return replace(value, **{first: inner})
 
 
+def with_all(value, path, table):
+    """Return the declaration with all that a table like NEEDS says for a path."""
+    for key, new in (said(table, path) or {}).items():
+        at = (*path[:-1], key[1:]) if key.startswith(".") else tuple(key.split("."))
+        value = changed(value, at, lambda _, new=new: new)
+    return value
+
+
+def numberless(key):
+    return re.sub(r"\.\d+(?=\.|$)", ".N", key)
+
+
+def said(table, path):
+    """Return what a table says for a path, by its most exact key; None: nothing."""
+    key = keypath.join(path)
+    return next((table[k] for k in (key, numberless(key), path[-1]) if k in table), None)
+
+
 def sample(path):
     def new(old):
-        whole, name = ".".join(map(repr_of, path)), path[-1]
         if isinstance(old, bool):
             return not old
-        if isinstance(old, int) and name not in SAMPLES:
-            return old + 64
-        found = SAMPLES.get(whole, SAMPLES.get(name, not old if old is None else old))
-        return OTHERWISE.get(name, found) if found == old else found
+        found = said(SAMPLES, path)
+        if found is None:
+            assert isinstance(old, int | None), f"SAMPLES has no value for {path}"
+            return not old if old is None else old + 64
+        return OTHERWISE.get(path[-1], found) if found == old else found
 
     return new
 
 
-def repr_of(part):
-    return repr(part) if isinstance(part, str) and "/" in part else str(part)
+def varied(kind, path):
+    """Return a declaration and one that differs from it in an option; both are well-formed."""
+    base = with_all(ground(kind), path, NEEDS)
+    if path[0] == "virtiofsd" and not base.uses("virtiofs"):
+        base = replace(base, shares=FULL.shares[:1])
+    asking = changed(base, path, sample(path))
+    if path == ("deflate_on_oom",):
+        # None leaves it to the hypervisor: one of the two is what it does anyhow.
+        asking = replace(base, deflate_on_oom=kind == "kvmtool")
+    asking = with_all(asking, path, TOGETHER)
+    assert asking != base, f"SAMPLES has no other value for {path}"
+    for each in (base, asking):
+        assert validate(to_plain(each), "vm")[1] == []
+    return base, asking
 
 
-def outcome(vm, tmp_path):
-    """Everything that a declaration leads to, as plain data; problems alone when it is refused."""
-    problems = [*hypervisor(vm.hypervisor).check(vm), *rules.check_all({"vm": vm}, Path("/nosuch"))]
-    if problems:
-        return ("refused", tuple(sorted(p.where for p in problems)))
+@pytest.fixture
+def project(tmp_path):
+    """Return a project's directory with the files that samples name."""
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "linux/lib/modules").mkdir(parents=True)
+    return tmp_path
+
+
+def known(vm, project):
+    """Return a host on which the declared programs are, and what is declared to be a fact."""
     backend = hypervisor(vm.hypervisor)
     program = Program(path=backend.declared_program(vm) or "/usr/bin/vmm", version=(99, 0))
     virtiofsd = replace(VIRTIOFSD, path=vm.virtiofsd.program or VIRTIOFSD.path)
-    known = facts(
+    return facts(
         vm.hypervisor, accelerator=Accelerator(kind=vm.accel or "kvm", reason=""),
-        machine_id=vm.machine_id or "1" * 32,
+        machine_id=vm.machine_id or "1" * 32, project_dir=str(project),
         programs={backend.program: program, "virtiofsd": virtiofsd},
     )  # fmt: skip
+
+
+def refusals(vm, project):
+    """Return the keys at which a declaration is refused."""
+    here = hypervisor(vm.hypervisor).check(vm, known(vm, project))
+    ruled = rules.check_all({"vm": vm}, project)
+    return {problem.where.removeprefix("microvms.vm.") for problem in (*here, *ruled)}
+
+
+def resolved(vm, project):
+    """What is asked of package repositories."""
+    try:
+        found = sources.sources(vm.system, project)
+    except HostError as error:  # no keyring
+        pytest.skip(str(error))
+    return found, resolve.kernel_flavour(vm), {*vm.system.packages, *runtime.packages_for(vm)}
+
+
+def told(vm, project):
+    """What the VMM and its helpers are told, less the kernel's command line."""
+    planned = outcome(vm, project)[0]
+    words = [word for word in planned.argv if "panic=" not in word]
+    files = [line for text in planned.files.values() for line in text.splitlines()]
+    return words, [line for line in files if "panic=" not in line], planned.helpers
+
+
+def outcome(vm, project):
+    """Everything that a declaration leads to, as plain data."""
     layer = replace(LAYER, kind=vm.store_disk_type)
-    planned = plan(vm, known, replace(SYSTEM, layers=(layer,)))
+    planned = plan(vm, known(vm, project), replace(SYSTEM, layers=(layer,)))
+    apt = LockedPackage(name="apt", version="", architecture="", sha256="", size=0, url="u")
     lock = SystemLock(
         request="", date=0, mirrors={}, sources="", kernel_release="",
-        layers=(LockedLayer(name="kernel", packages=()),),
+        layers=(LockedLayer(name="base", packages=(apt,)),),
     )  # fmt: skip
-    contents = configuration.collect("vm", vm, lock, "d", tmp_path)
+    contents = configuration.collect("vm", vm, lock, "d", project)
+    try:
+        packed = image.settings(vm, "u", 0) if vm.store_on_disk else None
+    except HostError as error:
+        pytest.skip(str(error))
     return (
-        planned, contents, resolve.request(vm, (), tmp_path), vm.system.run, vm.system.network,
-        vm.store_disk_erofs_flags, vm.store_disk_squashfs_flags,
+        planned, contents, resolved(vm, project), packed,
+        vm.system.run, vm.system.network,  # the builder runs and hands over these as they are
     )  # fmt: skip
+
+
+def names(where, path):
+    """Whether a refusal is of an option: at its key, below it, or where ELSEWHERE has it."""
+    key = keypath.join(path)
+    elsewhere = ELSEWHERE.get(numberless(key))
+    return where == key or where.startswith(f"{key}.") or numberless(where) == elsewhere
+
+
+def lacking(kind, path):
+    """Return the feature that an option belongs to where the hypervisor lacks it, or None."""
+    key = keypath.join(path)
+    found = (f for start, f, kinds in LACKING if key.startswith(start) and kind in kinds)
+    return next(found, None) if key != "graphics.enable" else None
 
 
 @pytest.mark.parametrize("kind", HypervisorKind)
-def test_the_declaration_that_is_varied_is_one_that_runs(kind, tmp_path):
-    assert outcome(ground(kind), tmp_path)[0] != "refused"
+def test_the_declaration_that_is_varied_is_one_that_runs(kind, project):
+    assert refusals(ground(kind), project) == set()
 
 
-@pytest.mark.parametrize(
-    ("kind", "path"),
-    [(kind, path) for kind in HypervisorKind for path in options_of(kind)],
-    ids=lambda value: (
-        value.value if isinstance(value, HypervisorKind) else ".".join(map(str, value))
-    ),
-)
-def test_every_option_changes_something_or_is_refused(kind, path, tmp_path):
-    name = ".".join(map(str, path))
-    base = ground(kind)
-    if needed := NEEDS.get(name):
-        base = changed(base, needed.split("."), sample(needed.split(".")))
-    if path[0] == "virtiofsd" and not any(share.proto == "virtiofs" for share in base.shares):
-        base = replace(base, shares=FULL.shares[:1])  # refused there, and with it these options
-    asking = changed(base, path, sample(path))
-    if name == "deflate_on_oom":  # None leaves it to the hypervisor: one of the two is a choice
-        asking = replace(base, deflate_on_oom=kind == "kvmtool")
-    assert asking != base, f"SAMPLES has no other value for {name}"
-    found = outcome(asking, tmp_path)
-    assert found != outcome(base, tmp_path) or found[0] == "refused"
+@tried(others=False)
+def test_every_option_changes_something_or_is_refused_by_its_name(kind, path, project):
+    base, asking = varied(kind, path)
+    before, after = refusals(base, project), refusals(asking, project)
+    if feature := lacking(kind, path):
+        assert not hypervisor(kind).support(feature).available
+        assert before == set(wanted(base)[feature]), "refused for what it belongs to, and no more"
+        assert before <= after
+        return
+    assert before == set(), "a base that is refused hides what the option does"
+    if not after:
+        assert outcome(asking, project) != outcome(base, project)
+        if numberless(keypath.join(path)) in TOLD and (kind, path[-1]) not in UNTOLD:
+            assert told(asking, project) != told(base, project), "the VMM has to know it"
+        fetched = resolved(asking, project) != resolved(base, project)
+        assert fetched or not keypath.join(path).startswith(FETCHED), "apt has to know it"
+        if fetched:
+            again = resolve.request(asking, (), project), resolve.request(base, (), project)
+            assert again[0] != again[1], "an old lock would still answer it"
+        return
+    assert any(names(where, path) for where in after), f"refused for something else: {after}"
+
+
+def verdict(kind, path, project):
+    """Return `taken`, `lacking` for what a row of features refuses, `ruled` for other refusals."""
+    _, asking = varied(kind, path)
+    after = refusals(asking, project)
+    rows = wanted(asking).items()
+    lacks = {
+        where for feature, places in rows if not hypervisor(kind).support(feature).available
+        for where in places
+    }  # fmt: skip
+    return ("lacking" if after & lacks else "ruled") if after else "taken"
+
+
+@pytest.mark.parametrize("kind", HypervisorKind)
+def test_what_no_sample_shows_at_work_is_listed_with_a_reason(kind, project):
+    found = {}
+    for path in leaves(ground(kind)):
+        if not of_another(kind, path):
+            key = numberless(keypath.join(path))
+            found.setdefault(key, set()).add(verdict(kind, path, project))
+    taken = [key for key, verdicts in found.items() if "taken" in verdicts]
+    ruled = {
+        key for key, verdicts in found.items()
+        if verdicts == {"ruled"} and not any(each.startswith(f"{key}.") for each in taken)
+    }  # fmt: skip
+    assert ruled == {key for key, kinds in RULED_OUT if kind in kinds}
+
+
+@tried(others=True)
+def test_tables_of_other_hypervisors_are_passed_over_whole(kind, path, project):
+    base, asking = varied(kind, path)
+    assert refusals(asking, project) == set()
+    assert outcome(asking, project) == outcome(base, project)

@@ -1,6 +1,7 @@
 """The Debian builder's pure parts: solver output, accounts, layers' order, what a layer drops."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def test_a_mirror_gives_its_security_archive_beside_it(tmp_path):
     )
     assert "Signed-By: /key.gpg" in main.paragraph()
     assert "Components: main contrib" in main.paragraph()
+
+
+@pytest.mark.parametrize("release", ["trixie", "noble"])
+def test_a_security_mirror_is_used_beside_a_mirror(release):
+    declared = {"mirror": "http://m.test/d", "security_mirror": "http://s.test/d"}
+    system = DebianSystem(release=release, **declared)
+    main, security = sources._mirror_sources(system, "/key.gpg")
+    assert (main.url, main.suites) == ("http://m.test/d", (release, f"{release}-updates"))
+    assert (security.url, security.suites) == ("http://s.test/d", (f"{release}-security",))
+
+
+@pytest.mark.skipif(not shutil.which("mmdebstrap"), reason="no mmdebstrap")
+def test_a_security_mirror_is_used_beside_the_mirrors_of_mmdebstrap():
+    plain, asking = DebianSystem(), DebianSystem(security_mirror="http://s.test/d")
+    before = {s.suites: s.url for s in sources._default_sources(plain, "/key.gpg")}
+    after = {s.suites: s.url for s in sources._default_sources(asking, "/key.gpg")}
+    assert after == {**before, ("trixie-security",): "http://s.test/d"}
+    assert after != before
 
 
 def test_without_updates_only_the_release_itself_is_used():

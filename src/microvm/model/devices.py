@@ -226,7 +226,7 @@ class Device:
     ]
     """PCI address, or QEMU's selector of a USB device."""
     qemu: QemuDeviceOptions = field(default_factory=QemuDeviceOptions)
-    """Properties that only qemu knows."""
+    """Properties that only qemu knows; the others pass over them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import Graphics, Volume, names_device
+from microvm.model.system import DebianSystem
 
 _IMAGES = "store_on_disk = true"
 
@@ -23,6 +24,7 @@ def lone(vm: MicroVM, directory: Path) -> Iterator[Problem]:
             if not vm.graphics.enable
         ),
         *_flags(vm),
+        *_packages(vm.system),
     )
     for where, alone, needed in asked:
         if alone:
@@ -42,6 +44,15 @@ def _flags(vm: MicroVM) -> Iterator[tuple[str, bool, str]]:
             yield where, True, _IMAGES
         elif flags is not None:
             yield where, vm.store_disk_type != kind, f'store_disk_type = "{kind}"'
+
+
+def _packages(system: DebianSystem) -> Iterator[tuple[str, bool, str]]:
+    where, said = "system.security_mirror", system.security_mirror is not None
+    yield where, said and not system.updates, "system.updates = true"
+    yield where, said and system.release == "sid", "a release that has a security suite"
+    for index, repository in enumerate(system.repositories):
+        where, said = f"system.repositories.{index}.key", repository.key is not None
+        yield where, said and repository.trusted, "trusted = false"
 
 
 def _formatting(volume: Volume, key: str) -> Iterator[Problem]:

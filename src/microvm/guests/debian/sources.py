@@ -105,7 +105,7 @@ def _mirror_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     release, mirror = system.release, system.mirror.rstrip("/")
     if not system.updates or release == "sid":
         return [Source(mirror, (release,), system.components, signed_by)]
-    if distribution(release) == "ubuntu":
+    if distribution(release) == "ubuntu" and system.security_mirror is None:
         suites = (release, f"{release}-updates", f"{release}-security")
         return [Source(mirror, suites, system.components, signed_by)]
     security = system.security_mirror or f"{mirror}-security"
@@ -132,7 +132,7 @@ def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
     ]
     answer = process.run(argv, timeout_s=60, check=False, doing="ask mmdebstrap for its mirror")
     found = [
-        Source(url, (suite,), tuple(components), signed_by)
+        Source(_of_suite(system, suite) or url, (suite,), tuple(components), signed_by)
         for word, url, suite, *components in (
             line.split()
             # The hook's output joins mmdebstrap's own messages.
@@ -147,3 +147,8 @@ def _default_sources(system: DebianSystem, signed_by: str) -> list[Source]:
             hint="say `mirror` in the system",
         )
     return found
+
+
+def _of_suite(system: DebianSystem, suite: str) -> str | None:
+    """Return the declared mirror of a suite where mmdebstrap chooses the others."""
+    return system.security_mirror if suite == f"{system.release}-security" else None
