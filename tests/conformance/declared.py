@@ -18,7 +18,7 @@ SHARES = {
 }
 GIFT, PEN = "0000:00:1e.0", "vendorid=0x0627,productid=0x0001"
 """The NVMe disk and the USB tablet that the bed can give away."""
-PACKED = {Feature.QCOW2: "packed.qcow2", Feature.VHD: "packed.vhdx"}
+PACKED = {Feature.QCOW2: "packed.qcow2", Feature.VHD: "packed.vhd"}
 """Images that are not raw, of one size."""
 BRIDGED, OF_USER = "10.77.0.", ("10.0.2.", "192.168.33.")
 """How addresses begin that a guest gets by DHCP: on br0 of the bed, on user networking."""

@@ -50,7 +50,7 @@ WHY = """
 
 - PCI passthrough is tried with an emulated NVMe disk behind an emulated IOMMU, whose MSI-X table has a
   BAR of its own as kvmtool needs it, on crosvm with `pci=nomsi` ([why](how-to/hypervisor.md#devices-of-the-host-and-images-other-than-raw)); of vhd and
-  vhdx images a vhdx is.
+  vhdx images a vhd is.
 - A root served from the host's directories: its layers belong to sub-uids of the machine that built
   them, and the bed is another machine; `tests/vm` boots such roots on qemu.
 - `-` for the UUID of the firmware: firecracker and kvmtool have no SMBIOS; `machine_id` reaches their

@@ -22,7 +22,7 @@ def test_what_not_every_hypervisor_has(kind, bed, built, seen, prepared):
     memory = 768 if has(kind, Feature.HOTPLUG) else "none"
     done = bed(
         f"mkdir -p {state}; cd {state}; qemu-img create -q -f qcow2 packed.qcow2 20M;"
-        " qemu-img create -q -f vhdx packed.vhdx 20M;"
+        " qemu-img create -q -f vpc -o subformat=fixed,force_size=on packed.vhd 20M;"
         f" python3 {beds.WORK}/watch.py {state} {inner} {SECONDS} {port} {memory}",
         timeout=3 * SECONDS,
     )

@@ -124,3 +124,14 @@ def test_the_command_line_is_this_one(name, plan_of, written_down):
 
 def test_every_file_belongs_to_a_case():
     assert {path.name for path in PLACE.iterdir()} == {f"{name}.txt" for name in CASES}
+
+
+def test_a_vhdx_image_that_is_written_to_is_noted(plan_of):
+    program = Program(path="/usr/bin/cloud-hypervisor", version=(53, 0))
+
+    def notes(**volume):
+        image = Volume(image="d.vhdx", auto_create=False, image_type="vhdx", **volume)
+        return " ".join(plan_of(vm(volumes=(image,)), program, {}).notes)
+
+    assert "vhdx" in notes()
+    assert "vhdx" not in notes(read_only=True)
