@@ -23,11 +23,11 @@ LANDLOCK_ABI, LANDLOCK_LINUX = 3, "6.2"
 IMAGE_TYPE_SINCE = (51,)
 SYSTEM_UUID_SINCE = (53,)
 _VHDX = (
-    "its own system-call filter may end cloud-hypervisor at the first write to a vhdx image (seen with"
-    " a static build of 53.0): prefer qcow2, or raw"
+    "its own system-call filter may end cloud-hypervisor at the first write to a vhdx image (seen"
+    " with a static build of 53.0): prefer qcow2, or raw"
 )
-"""A write draws a random GUID for the image's log (block/src/formats/vhdx/header.rs); a build without
-getrandom(2) reads it from a file, which landlock and seccomp don't expect of a disk's thread."""
+"""A write draws a random GUID for the image's log (block/src/formats/vhdx/header.rs); a build
+without getrandom(2) reads a file for it, which landlock and seccomp don't expect of a disk."""
 MOST_QUEUES = 16
 
 
