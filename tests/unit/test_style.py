@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def public(node, prefix=""):
             yield prefix + child.name, child
             if isinstance(child, ast.ClassDef):
                 yield from public(child, f"{prefix}{child.name}.")
+
+
+def test_no_two_test_modules_share_a_name():
+    # pytest imports them by their base name, and a whole run would stop at the second.
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert not [name for name, count in Counter(names).items() if count > 1]
 
 
 @pytest.mark.parametrize("name", SHOWN)
