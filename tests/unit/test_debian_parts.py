@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from microvm.errors import MicroVMError, SpecError
-from microvm.guests.debian import apt, configuration, resolve, sources, tree
+from microvm.errors import HostError, MicroVMError, SpecError
+from microvm.guests.debian import apt, configuration, inside, resolve, sources, tree
 from microvm.guests.debian.accounts import Accounts
 from microvm.guests.debian.inside import needed_first
 from microvm.guests.debian.lists import KEPT, Lists
@@ -329,3 +329,11 @@ def test_package_lists_are_found_again_by_the_state_that_a_lock_names(tmp_path):
     newest = lists.find([{"InRelease": "unknown"}, {"InRelease": str(KEPT + 1)}])
     assert newest and (newest / "InRelease").read_text() == str(KEPT + 1)
     assert lists.find([{"InRelease": "0"}]) is None
+
+
+def test_a_layer_without_an_overlay_asks_for_attributes_too():
+    # /proc keeps none, whoever asks.
+    with pytest.raises(HostError, match="the store's file system") as caught:
+        inside.build_kernel({"packages": ()}, {"out": Path("/proc/self")}, lambda event: None)
+    assert "user.* attributes" in caught.value.hint
+    assert "--store" in caught.value.hint

@@ -39,22 +39,35 @@ def overlay(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> It
     upper.chmod(0o755)
     stack = ":".join(str(path) for path in reversed(lowers))
     options = f"lowerdir={stack},upperdir={upper},workdir={work},userxattr,volatile"
+    # Newer kernels mount without attributes, and then no directory can be removed.
+    require_attributes(upper)
     try:
-        # Newer kernels mount without attributes, and then no directory can be removed.
-        os.setxattr(upper, _TRIAL, b"")
-        os.removexattr(upper, _TRIAL)
         linux.mount("overlay", target, "overlay", 0, options)
     except OSError as error:
-        raise HostError(
-            f"could not build on the store's file system: {error.strerror}",
-            hint="the store must lie on a file system with user.* attributes, such as ext4, xfs or "
-            "btrfs (a tmpfs from Linux 6.6 on); Linux must be 5.11 or newer",
-        ) from error
+        raise _unfit(error) from error
     try:
         yield target
     finally:
         linux.unmount(target)
         shutil.rmtree(work)
+
+
+def require_attributes(directory: Path) -> None:
+    """Raise `HostError` where the file system of a layer keeps no `user.*` attributes."""
+    try:
+        os.setxattr(directory, _TRIAL, b"")
+        os.removexattr(directory, _TRIAL)
+    except OSError as error:
+        raise _unfit(error) from error
+
+
+def _unfit(error: OSError) -> HostError:
+    return HostError(
+        f"could not build on the store's file system: {error.strerror}",
+        hint="the store must lie on a file system with user.* attributes, such as ext4, xfs or "
+        "btrfs (a tmpfs from Linux 6.6 on), and --store names another place; Linux must be 5.11 "
+        "or newer",
+    )
 
 
 @contextmanager

@@ -102,6 +102,7 @@ def build_kernel(
     """
     report(Event(step="kernel"))
     out = paths["out"]
+    chroot.require_attributes(out)  # as for the other layers, whose overlay needs them
     extracted = out / "work"
     extracted.mkdir()
     if "kernel" in paths:
