@@ -250,7 +250,7 @@ def test_the_room_for_kernel_parameters_is_there_with_every_slot_taken():
         ),
         ('store_disk_erofs_flags = ["/etc"]', "store_disk_erofs_flags"),
         ('system.security_mirror = "file:///srv"', "system.security_mirror"),
-        ('virtiofsd.group = "kvm"', "virtiofsd.group"),
+        ('store_on_disk = false\nvirtiofsd.group = "kvm"', "virtiofsd.group"),
         ('firecracker.extra_config.x = "/etc"', "firecracker.extra_config"),
         ('system.kernel = "k"', "system.kernel"),
     ],

@@ -49,13 +49,20 @@ interfaces = [{ type = "usr", id = "net0" }]
 forward_ports = [{ host.port = 80, guest.port = 80 }]
 hotplug_mem = -1
 hotplugged_mem = 5
+balloon = "yes"
+deflate_on_oom = true
+virtiofsd.thread_pool_size = 4
+shares = [{ tag = "a", source = ".", mount_point = 5 }]
 [microvms.web.system]
 autologin = "me"
 users.me.uid = "5"
+network = true
+run = [5]
 """)
     assert [each.splitlines()[0].split(": ")[1] for each in found] == [
         "microvms.web.hypervisor", "microvms.web.interfaces.0.type", "microvms.web.hotplug_mem",
-        "microvms.web.system.users.me.uid",
+        "microvms.web.balloon", "microvms.web.shares.0.mount_point",
+        "microvms.web.system.users.me.uid", "microvms.web.system.run.0",
     ]  # fmt: skip
 
 

@@ -85,15 +85,6 @@ def _slashes(path: str) -> list[int]:
     return [index for index, character in enumerate(path) if character == "/" and index]
 
 
-def units(vm: MicroVM, directory: Path) -> Iterator[Problem]:
-    """Yield masked units that are said to do something."""
-    for name, unit in vm.system.units.items():
-        for key in ("text", "dropin", "enable"):
-            if unit.mask and getattr(unit, key):
-                message = "it has no effect on a unit that is masked"
-                yield Problem(where=f"system.units.{name!r}.{key}", message=message)
-
-
 def packages(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     """Yield releases that are not known, packages and keys that are not there."""
     release = vm.system.release

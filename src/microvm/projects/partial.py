@@ -7,16 +7,16 @@ from typing import Any
 
 from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
+from microvm.projects.lone_rules import NEEDS
 
 Path = tuple[str | int, ...]
 
 _BY_NAME = ("users", "files", "units", "credential_files")
 """Tables whose keys the user chooses: an entry can go without the others."""
-_NEEDED = {
-    "interfaces": "forward_ports",
-    "hotplug_mem": "hotplugged_mem",
-    "system.users": "system.autologin",
-}
+_NEEDED = (
+    ("system.users", "system.autologin"),
+    *((left, right) for need in NEEDS for left in need.reads for right in need.options),
+)
 """Without the left side, a rule may miss on the right one what is there."""
 
 
@@ -38,7 +38,7 @@ class Part:
         gone = [".".join(map(str, path)) for path in self.left_out]
         doubtful = tuple(
             right
-            for left, right in _NEEDED.items()
+            for left, right in _NEEDED
             if any(path == left or path.startswith(f"{left}.") for path in gone)
         )
         return [

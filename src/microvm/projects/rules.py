@@ -219,10 +219,6 @@ def _interfaces(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 
 def _forwards(vm: MicroVM) -> Iterator[Problem]:
     users = [i for i in vm.interfaces if i.type == "user"]
-    if vm.forward_ports and not users:
-        yield Problem(
-            where="forward_ports", message="ports are forwarded by an interface of type user"
-        )
     if len(users) > 1 and vm.forward_ports:
         yield Problem(
             where="forward_ports",
@@ -273,13 +269,11 @@ def _opened_for_the_guest(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 
 
 def _machine(vm: MicroVM, directory: Path) -> Iterator[Problem]:
-    if vm.hotplugged_mem > vm.hotplug_mem:
+    if vm.hotplugged_mem > vm.hotplug_mem > 0:
         yield Problem(
             where="hotplugged_mem",
             message=f"{vm.hotplugged_mem} MiB are more than hotplug_mem, {vm.hotplug_mem}",
         )
-    if vm.vsock.ssh.enable and vm.vsock.cid is None:
-        yield Problem(where="vsock.ssh.enable", message="it needs vsock.cid")
     for index, text in enumerate(vm.cloud_hypervisor.platform_oem_strings):
         if "oem_strings" in text:
             yield Problem(
@@ -315,8 +309,6 @@ def _kernel_params(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 
 
 def _memory(vm: MicroVM, directory: Path) -> Iterator[Problem]:
-    if vm.initial_balloon_mem and not vm.balloon:
-        yield Problem(where="initial_balloon_mem", message="it needs balloon = true")
     if vm.initial_balloon_mem >= vm.mem:
         yield Problem(
             where="initial_balloon_mem",
@@ -340,8 +332,8 @@ def _accounts(vm: MicroVM, directory: Path) -> Iterator[Problem]:
 _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
     _devices, _volumes, _state, _shares, _interfaces, _addresses, _opened_for_the_guest, _machine,
     _memory, _kernel_params, _accounts, lone_rules.lone,
-    guest_rules.mounts, guest_rules.files, guest_rules.places, guest_rules.units,
-    guest_rules.packages, guest_rules.accounts,
+    guest_rules.mounts, guest_rules.files, guest_rules.places, guest_rules.packages,
+    guest_rules.accounts,
 )  # fmt: skip
 
 
