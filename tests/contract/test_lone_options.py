@@ -22,7 +22,7 @@ from microvm.model.devices import (
 )
 from microvm.model.options import QemuOptions, VirtiofsdOptions
 from microvm.model.system import DebianSystem, File, Repository, Unit, User
-from microvm.projects import keypath, rules
+from microvm.projects import inheritance, keypath, rules
 from microvm.projects.validation import validate
 from varying import (
     FORWARD,
@@ -135,6 +135,21 @@ def refused(**fields):
 def test_an_option_without_the_one_that_it_needs_is_refused(fields, needed, where):
     assert refused(**fields) == {where}
     assert refused(**{**fields, **needed}) == set()
+
+
+@pytest.mark.parametrize(("fields", "needed", "where"), LONE)
+def test_as_a_default_it_holds_for_those_that_have_what_it_needs(fields, needed, where):
+    defaults = to_plain(MicroVM(**fields))
+    said = to_plain(MicroVM(**needed), defaults=True)
+    owns = {"with": {key: said[key] for key in needed}, "without": {}}
+    tables, _ = inheritance.complete(defaults, owns, {})
+    machines = {name: validate(table, name)[0] for name, table in tables.items()}
+    told = {problem.where for problem in rules.check_all(machines, Path("/nosuch"))}
+    if ".0." in where:  # what an item of a list lacks is beside it, whoever has the list
+        assert f"microvms.without.{where}" in told
+    else:
+        assert told == set()
+    assert inheritance.complete(defaults, {"without": {}}, {})[0] == {"without": defaults}
 
 
 @pytest.mark.parametrize(

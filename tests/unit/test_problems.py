@@ -81,6 +81,72 @@ system.packages = ["less", "Worse"]
     ]
 
 
+SHARED = """[defaults]
+deflate_on_oom = true
+virtiofsd.thread_pool_size = 4
+[microvms.a]
+balloon = true
+[microvms.b]
+shares = [{ tag = "s", source = ".", mount_point = "/s" }]
+"""
+
+
+def test_a_default_holds_where_it_has_an_effect(tmp_path):
+    (tmp_path / "microvm.toml").write_text(SHARED)
+    found = microvm.load(str(tmp_path))
+    assert found.problems == ()
+    a, b = found.get("a"), found.get("b")
+    assert (a.deflate_on_oom, a.virtiofsd.thread_pool_size) == (True, None)
+    assert (b.deflate_on_oom, b.virtiofsd.thread_pool_size) == (None, 4)
+
+
+def test_a_default_without_effect_in_any_microvm_is_told_once_and_there(problems):
+    found = problems("[defaults]\nmem = 256\ndeflate_on_oom = true\n[microvms.a]\n[microvms.b]\n")
+    assert [each.split(": ")[:2] for each in found] == [
+        ["microvm.toml:3", "defaults.deflate_on_oom"]
+    ]
+
+
+def test_what_a_microvm_or_a_change_says_itself_is_no_default(problems):
+    [found] = problems(f"{SHARED}deflate_on_oom = true\n")
+    assert found.startswith("microvm.toml:8: microvms.b.deflate_on_oom: it has no effect without")
+    [found] = problems(SHARED, overrides=["virtiofsd.thread_pool_size=4"])
+    assert found.startswith("--set virtiofsd.thread_pool_size=4: microvms.a.virtiofsd.thread_pool")
+
+
+def test_a_default_that_a_change_leaves_without_effect_is_no_problem(problems):
+    text = "[defaults]\ndeflate_on_oom = true\n[microvms.a]\nballoon = true\n"
+    assert problems(text, overrides=["balloon=false"]) == []
+
+
+def test_defaults_whose_need_is_a_default_too_go_together(tmp_path):
+    (tmp_path / "microvm.toml").write_text("""[defaults]
+store_disk_type = "squashfs"
+store_disk_squashfs_flags = ["-comp", "gzip"]
+system.units."a.service".text = "[Unit]"
+system.units."a.service".enable = true
+[microvms.images]
+[microvms.trees]
+store_on_disk = false
+system.units."a.service".mask = true
+""")
+    found = microvm.load(str(tmp_path))
+    assert found.problems == ()
+    assert found.get("images").store_disk_squashfs_flags == ("-comp", "gzip")
+    assert found.get("trees").store_disk_squashfs_flags is None
+    assert found.get("trees").system.units["a.service"] == microvm.Unit(mask=True)
+
+
+def test_nothing_is_told_of_a_default_while_a_microvm_is_not_valid(problems):
+    found = problems("""[defaults]
+virtiofsd.thread_pool_size = 4
+[microvms.a]
+[microvms.b]
+shares = [{ tag = "s", source = ".", mount_point = 5 }]
+""")
+    assert [each.split(": ")[1] for each in found] == ["microvms.b.shares.0.mount_point"]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -125,3 +125,11 @@ def test_a_project_that_never_ends_is_ended_by_a_signal(project, number):
             command.kill()
     assert command.returncode == 128 + number
     assert b"Traceback" not in told
+
+
+def test_defaults_hold_where_they_have_an_effect_as_in_toml(project):
+    text = f"{VM}defaults = MicroVM(deflate_on_oom=True)\nmicrovms = {{'b': MicroVM()"
+    found = microvm.load(project(f"{text}, 'a': MicroVM(balloon=True)}}\n"))
+    assert [found.get(name).deflate_on_oom for name in "ab"] == [True, None]
+    [problem] = microvm.load(project(f"{text}}}\n")).problems
+    assert problem.where == "defaults.deflate_on_oom"

@@ -10,10 +10,8 @@ from typing import Any
 from microvm.errors import Problem, SpecError
 from microvm.host.files import obstacle
 from microvm.model.declaration import MicroVM
-from microvm.projects import keypath, placing, rules, trust
-from microvm.projects import overrides as overriding
+from microvm.projects import inheritance, keypath, placing, rules, trust
 from microvm.projects import reference as references
-from microvm.projects.merging import merge
 from microvm.projects.partial import Part
 from microvm.projects.reference import Reference
 
@@ -174,20 +172,12 @@ def _validated(
     if not isinstance(defaults, dict):
         problems.append(Problem(where="defaults", message="it is not a table"))
         defaults = {}
+    changes = {name: changed for name in draft.names if changed and draft.selected in (None, name)}
+    merged, found = inheritance.complete(defaults, tables["microvms"], changes)
+    problems += found
     parts: dict[str, Part] = {}
     microvms: dict[str, MicroVM] = {}
-    for name, own in tables["microvms"].items():
-        try:
-            table = merge(defaults, own) if isinstance(own, dict) else own
-            if changed and draft.selected in (None, name):
-                table = overriding.apply(table, changed)
-        except (SpecError, TypeError) as error:
-            problems += (
-                error.problems
-                if isinstance(error, SpecError)
-                else [Problem(where=f"microvms.{name}", message="it is not a table")]
-            )
-            continue
+    for name, table in merged.items():
         part, found = _one(name, table)
         problems += found
         if part is not None:
