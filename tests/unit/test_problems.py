@@ -250,6 +250,78 @@ mount_point = "/other"
     ]
 
 
+SHARE = "tag = 's', source = '.', mount_point = '/s'"
+MACVTAP = "type = 'macvtap', macvtap.link = 'eth0'"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "where", "said"),
+    [
+        ("socket = '/run/v'", "socket = '/run//v'", "socket", "the socket /run/v"),
+        (
+            f"shares = [{{ {SHARE}, socket = '/run/s' }}]", "socket = '/run/s'", "shares.0.socket",
+            "the socket /run/s",
+        ),
+        (
+            "volumes = [{ image = '/srv/x', size = 9 }]",
+            "volumes = [{ image = '/srv/x', auto_create = false, read_only = true }]",
+            "volumes.0.image", "the image /srv/x",
+        ),
+        ("vsock.cid = 7", "vsock.cid = 7", "vsock.cid", "the CID 7"),
+        (
+            f"machine_id = '{'1' * 32}'", "machine_id = '11111111-1111-1111-1111-111111111111'",
+            "machine_id", f"the machine-id {'1' * 32}",
+        ),
+        (
+            "interfaces = [{ type = 'tap', id = 't0' }]",
+            f"interfaces = [{{ id = 't0', {MACVTAP} }}]", "interfaces.0.id", "the interface t0",
+        ),
+        (
+            f"interfaces = [{{ id = 'm0', {MACVTAP}, macvtap.mode = 'passthru' }}]",
+            f"interfaces = [{{ id = 'm1', {MACVTAP} }}]",
+            "interfaces.0.macvtap.link", "the parent interface eth0",
+        ),
+        (
+            "devices = [{ bus = 'pci', path = '0000:03:00.0' }]",
+            "devices = [{ bus = 'pci', path = '0000:03:00.0' }]",
+            "devices.0.path", "the device 0000:03:00.0",
+        ),
+    ],
+)  # fmt: skip
+def test_what_only_one_machine_can_have_is_told_of_two(problems, one, other, where, said):
+    found = problems(f"[microvms.a]\n{one}\n[microvms.b]\n{other}\n")
+    told = [line for line in found if f"{said} is that of microvms.a.{where} too" in line]
+    assert len(told) == 1
+    assert told[0].startswith("microvm.toml:4: microvms.b.")
+    assert problems(f"[microvms.a]\n{one}\n") == problems(f"[microvms.a]\n{other}\n") == []
+
+
+def test_what_all_machines_have_from_the_defaults_is_told_once_and_there(problems):
+    [found] = problems("[defaults]\nsocket = '/run/v'\n[microvms.a]\n[microvms.b]\n[microvms.c]\n")
+    assert found.startswith("microvm.toml:2: defaults.socket: the socket /run/v is that of microv")
+
+
+def test_machines_may_share_what_they_only_read_and_have_what_is_relative(problems):
+    shared = """[defaults]
+socket = "vmm.sock"
+[microvms.a]
+[microvms.b]
+"""
+    for name in ("a", "b"):
+        shared = shared.replace(
+            f"[microvms.{name}]\n",
+            f"""[microvms.{name}]
+volumes = [
+  {{ image = "/srv/data", auto_create = false, read_only = true }},
+  {{ image = "own.img", size = 9 }},
+]
+interfaces = [{{ id = "{name}0", {MACVTAP} }}]
+shares = [{{ {SHARE}, socket = "s.sock" }}]
+""",
+        )
+    assert problems(shared) == []
+
+
 def test_a_change_is_of_all_microvms_where_none_is_named(tmp_path):
     (tmp_path / "microvm.toml").write_text("[microvms.a]\n[microvms.b]\nmem = 64\n")
     everyone = microvm.load(str(tmp_path), overrides=["mem=512"]).microvms

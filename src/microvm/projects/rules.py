@@ -1,4 +1,4 @@
-"""Rules between fields and between MicroVMs, which types can't say."""
+"""Rules between fields, which types can't say."""
 
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,8 +14,8 @@ from microvm.hypervisors.qemu_plan import WATCH
 from microvm.hypervisors.shares import socket_of
 from microvm.model import forwards
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import ForwardPort, Volume, names_device, shortest
-from microvm.projects import guest_rules, keypath, lone_rules
+from microvm.model.devices import Volume, names_device, shortest
+from microvm.projects import between_rules, guest_rules, keypath, lone_rules
 
 HUGE_PAGE_MIB = 2
 _FORMAT = {"vhd": "vpc -o subformat=fixed,force_size=on"}
@@ -40,15 +40,11 @@ def check_all(microvms: Mapping[str, MicroVM], directory: Path) -> list[Problem]
         for rule in _RULES
         for problem in rule(microvm, directory)
     ]
-    return [*problems, *_between(microvms)]
+    return [*problems, *between_rules.check(microvms)]
 
 
 def _key(name: str) -> str:
     return keypath.join(("microvms", name))
-
-
-def _port(forward: ForwardPort) -> str:
-    return f"{forward.host.address or '127.0.0.1'}:{forward.host.port}/{forward.proto}"
 
 
 def _twice(pairs: Iterable[tuple[str, object]], what: str) -> Iterator[Problem]:
@@ -69,7 +65,7 @@ def _devices(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     passed = ((f"devices.{i}.path", device.path) for i, device in enumerate(vm.devices))
     yield from _twice(passed, "the device")
     ports = (
-        (f"forward_ports.{i}.host", _port(f))
+        (f"forward_ports.{i}.host", between_rules.port_of(f))
         for i, f in enumerate(vm.forward_ports)
         if f.origin == "host"
     )
@@ -335,47 +331,3 @@ _RULES: tuple[Callable[[MicroVM, Path], Iterator[Problem]], ...] = (
     guest_rules.mounts, guest_rules.files, guest_rules.places, guest_rules.packages,
     guest_rules.accounts,
 )  # fmt: skip
-
-
-def _between(microvms: Mapping[str, MicroVM]) -> Iterator[Problem]:
-    """What only one machine of a host can have."""
-    each = [(_key(name), vm) for name, vm in microvms.items()]
-    macs = (
-        (f"{key}.interfaces.{i}.mac", n.mac.lower())
-        for key, vm in each
-        for i, n in enumerate(vm.interfaces)
-        if n.mac
-    )
-    taps = (
-        (f"{key}.interfaces.{i}.id", n.id)
-        for key, vm in each
-        for i, n in enumerate(vm.interfaces)
-        if n.type != "user"
-    )
-    cids = ((f"{key}.vsock.cid", vm.vsock.cid) for key, vm in each if vm.vsock.cid is not None)
-    images = (
-        (f"{key}.volumes.{i}.image", shortest(v.image))
-        for key, vm in each
-        for i, v in enumerate(vm.volumes)
-        if v.image.startswith("/") and not v.read_only
-    )
-    ports = (
-        (f"{key}.forward_ports.{i}.host", _port(f))
-        for key, vm in each
-        for i, f in enumerate(vm.forward_ports)
-        if f.origin == "host"
-    )
-    for pairs, what in (
-        (macs, "the MAC address"), (taps, "the interface"), (cids, "the CID"),
-        (images, "the image"), (ports, "the forwarded port"),
-    ):  # fmt: skip
-        yield from _twice_across(pairs, what)
-
-
-def _twice_across(pairs: Iterable[tuple[str, object]], what: str) -> Iterator[Problem]:
-    """Like `_twice`, but only between different MicroVMs: rules of one told the rest."""
-    first: dict[object, str] = {}
-    for where, value in pairs:
-        other = first.setdefault(value, where)
-        if keypath.split(other)[:2] != keypath.split(where)[:2]:
-            yield Problem(where=where, message=f"{what} {value} is that of {other} too")

@@ -31,8 +31,8 @@ def schema() -> dict[str, Any]:
         "properties": {
             "$schema": {"description": "Where this schema is.", "type": "string"},
             "defaults": {
-                "description": "What all MicroVMs of this project have in common, as far as it has an "
-                "effect in them.",
+                "description": "What all MicroVMs of this project have in common, as far as it "
+                "has an effect in them.",
                 "$ref": "#/$defs/MicroVM",
             },
             "microvms": {
