@@ -124,7 +124,7 @@ def test_what_the_c_one_lacks_is_refused_with_a_way_out():
 
 
 def test_layers_from_a_user_namespace_have_no_file_handles():
-    vm = MicroVM(store_on_disk=False, virtiofsd=VirtiofsdOptions(inode_file_handles="mandatory"))
+    vm = replace(declared(VirtiofsdOptions, "inode_file_handles", "mandatory"), store_on_disk=False)
     assert outcome(vm, FLAVOURS["rust"])[0] == "refused"
     assert outcome(replace(vm, store_on_disk=True), FLAVOURS["rust"])[0] != "refused"
 
