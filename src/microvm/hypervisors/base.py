@@ -8,7 +8,7 @@ from microvm.errors import Problem
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import INSTEAD, Feature, Support, wanted
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts, Program, dotted
+from microvm.model.facts import Facts, HostFacts, Program, dotted
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -49,8 +49,8 @@ class Hypervisor(ABC):
         others = f"use {', '.join(most)}{' or ' if most else ''}{last}" if last else None
         return "; or ".join(filter(None, (here, others)))
 
-    def check(self, microvm: MicroVM, facts: Facts | None = None) -> list[Problem]:
-        """Return every reason why this hypervisor can't run it; with facts, this version of it."""
+    def check(self, microvm: MicroVM, facts: HostFacts | None = None) -> list[Problem]:
+        """Return every reason why it can't be run; with facts, by this version on this host."""
         problems = [
             self._refusal(where, feature)
             for feature, places in wanted(microvm).items()
@@ -93,7 +93,7 @@ class Hypervisor(ABC):
         """Return what rows can't say, such as too many disks."""
         return []
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Return what this host or this version of the program can't do of what is declared."""
         return []
 

@@ -19,7 +19,7 @@ from microvm.hypervisors.cloud_hypervisor_syntax import unsayable
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts, Program
+from microvm.model.facts import Facts, HostFacts, Program
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -85,7 +85,7 @@ class CloudHypervisor(Hypervisor):
                 )
         return problems
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse what this virtiofsd can't do, and names that an old version can't be told."""
         found = facts.programs.get(virtiofsd.PROGRAM)
         problems = [*limits.huge_pages(microvm, facts)]

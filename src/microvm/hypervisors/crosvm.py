@@ -15,7 +15,7 @@ from microvm.hypervisors.kernel_line import kernel_line
 from microvm.hypervisors.resources import Disk
 from microvm.hypervisors.shares import Served
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, HostFacts
 from microvm.model.identity import dashed, mac
 from microvm.model.plan import JobEnd, LaunchPlan
 from microvm.model.runner import Runner
@@ -87,7 +87,7 @@ class Crosvm(Hypervisor):
             problems.append(Problem(where="deflate_on_oom", message=message, hint="leave it out"))
         return problems
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse huge pages that nobody gives, and what this virtiofsd can't do."""
         problems = [*limits.vhost_net(microvm, facts), *limits.vhost_vsock(microvm, facts)]
         if microvm.hugepage_mem and facts.shmem_thp in ("never", "deny"):

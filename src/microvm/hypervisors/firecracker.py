@@ -18,7 +18,7 @@ from microvm.hypervisors.firecracker_plan import (
     FirecrackerPlan,
 )
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts, dotted
+from microvm.model.facts import Facts, HostFacts, dotted
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -67,7 +67,7 @@ class Firecracker(Hypervisor):
             problems.append(Problem(where="vcpu", message=message, hint=hint))
         return problems
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse what this version has no room for, or not both of."""
         program = facts.programs[PROGRAM]
         # It asks for pages of 2 MiB, whatever the host's usual ones are.

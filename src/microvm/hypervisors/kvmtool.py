@@ -15,7 +15,7 @@ from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.kernel_line import kernel_line
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, HostFacts
 from microvm.model.identity import cid, mac, vsock_port
 from microvm.model.plan import JobEnd, LaunchPlan
 from microvm.model.runner import Runner
@@ -70,7 +70,7 @@ class Kvmtool(Hypervisor):
             *_disk_problems(microvm), *_share_problems(microvm), *_other_problems(microvm),
         ]  # fmt: skip
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse directories that its command line can't name, and huge pages that are nowhere."""
         places = [("store", facts.store_dir)]
         places += [

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from microvm.errors import Problem
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import HostFacts
 
 HOTPLUG_STEP_MIB = 128
 """Linux adds memory in blocks of it; cloud-hypervisor and firecracker insist on multiples."""
@@ -62,7 +62,7 @@ def hotplug(microvm: MicroVM) -> Iterator[Problem]:
             yield Problem(where=key, message=message, hint=f"say {near}")
 
 
-def huge_pages(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+def huge_pages(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Refuse huge pages that the host has not set aside: some VMMs would die without a word."""
     if not microvm.hugepage_mem or facts.hugepages_free is None or not facts.hugepage_kib:
         return
@@ -79,7 +79,7 @@ def huge_pages(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def vhost_net(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+def vhost_net(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Refuse vhost-net where the host has none that we may open."""
     for index, interface in enumerate(microvm.interfaces):
         if interface.tap.vhost and not facts.vhost_net:
@@ -89,7 +89,7 @@ def vhost_net(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
             yield Problem(where=where, message=message, hint=hint)
 
 
-def vhost_vsock(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+def vhost_vsock(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Refuse a context id where the host has no vsock that we may open."""
     if microvm.vsock.cid is not None and not facts.vhost_vsock:
         message = "there is no /dev/vhost-vsock that may be opened here"

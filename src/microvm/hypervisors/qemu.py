@@ -12,7 +12,7 @@ from microvm.hypervisors.features import Feature, Support
 from microvm.hypervisors.qemu_limits import host_limits, limits
 from microvm.hypervisors.qemu_plan import CONTROL, MOST_QUEUES, PROGRAM, QemuPlan
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, HostFacts
 from microvm.model.forwards import HOST
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
@@ -68,7 +68,7 @@ class Qemu(Hypervisor):
         """Return every reason that is no feature, such as too many disks."""
         return list(limits(microvm))
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse what this host has no device, machine or virtiofsd for."""
         return list(host_limits(microvm, facts))
 

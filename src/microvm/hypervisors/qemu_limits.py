@@ -17,7 +17,7 @@ from microvm.hypervisors.limits import (
 )
 from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import HostFacts
 
 MMIO_SLOTS = 24
 """virtio-mmio transports of machine `microvm` with its second I/O APIC (hw/i386/microvm.c)."""
@@ -57,7 +57,7 @@ def limits(microvm: MicroVM) -> Iterator[Problem]:
     yield from _shares_9p(microvm)
 
 
-def host_limits(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+def host_limits(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Yield what qemu could do, but not on this host."""
     if microvm.qemu.machine == "microvm" and facts.accelerator.kind == "tcg":
         message = f"machine microvm does not boot here: {facts.accelerator.reason}"
