@@ -253,9 +253,28 @@ def test_a_user_that_the_host_does_not_have_is_told_before_a_build(store, tmp_pa
     program.write_text("#!/bin/sh\necho QEMU emulator version 10.0.0\n")
     program.chmod(0o755)
     vm, _ = validate({"user": "no-such-user", "qemu": {"program": str(program)}}, "vm")
-    with pytest.raises(HostError, match="no such user") as caught:
-        planning.obstacles(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
-    assert "useradd --system no-such-user" in caught.value.hint
+    found = planning.obstacles(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+    [problem] = [each for each in found if "no such user" in each.message]
+    assert problem.where == "user"
+    assert "useradd --system no-such-user" in problem.hint
+
+
+def test_directories_that_can_not_be_shared_are_told_at_once(store, tmp_path):
+    (tmp_path / "file").touch()
+    shares = [
+        {"tag": tag, "source": tag, "mount_point": f"/srv/{tag}", "proto": "9p"}
+        for tag in ("none", "file", "here")
+    ]
+    (tmp_path / "here").mkdir()
+    program = tmp_path / "qemu"
+    program.write_text("#!/bin/sh\necho QEMU emulator version 10.0.0\n")
+    program.chmod(0o755)
+    vm, _ = validate({"shares": shares, "qemu": {"program": "./qemu"}}, "vm")
+    found = planning.obstacles(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+    assert [(each.where, each.message) for each in found] == [
+        ("shares.0.source", f"there is no {tmp_path}/none"),
+        ("shares.1.source", f"{tmp_path}/file is not a directory"),
+    ]
 
 
 def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):

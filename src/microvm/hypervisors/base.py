@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from microvm.errors import Problem
+from microvm.hypervisors import limits
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import INSTEAD, Feature, Support, wanted
 from microvm.model.declaration import MicroVM
@@ -61,6 +62,7 @@ class Hypervisor(ABC):
         if facts is None:
             return problems
         program = facts.programs.get(self.program)
+        problems += limits.absent(microvm, facts)
         problems += self.too_old(microvm, program) if program else []
         if program and not program.has(self.oldest):
             return problems

@@ -62,6 +62,18 @@ def hotplug(microvm: MicroVM) -> Iterator[Problem]:
             yield Problem(where=key, message=message, hint=f"say {near}")
 
 
+def absent(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
+    """Refuse a user and directories that the host does not have."""
+    if not facts.has_user:
+        name = microvm.user
+        message = f"the VMM can't become {name}: this host has no such user"
+        hint = f"correct it, or make the user: sudo useradd --system {name}"
+        yield Problem(where="user", message=message, hint=hint)
+    for index, why in facts.unserved.items():
+        hint = "make the directory, or correct `source`"
+        yield Problem(where=f"shares.{index}.source", message=why, hint=hint)
+
+
 def huge_pages(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Refuse huge pages that the host has not set aside: some VMMs would die without a word."""
     if not microvm.hugepage_mem or facts.hugepages_free is None or not facts.hugepage_kib:

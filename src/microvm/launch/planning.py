@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -119,9 +120,6 @@ def this_host(
     """
     programs = _programs(microvm, store_dir=store_dir, project_dir=project_dir, dry=dry)
     backend = hypervisor(microvm.hypervisor)
-    if microvm.user is not None:
-        _check_user(microvm.user)
-    _check_sources(microvm, project_dir)
     huge = microvm.hugepage_mem
     return HostFacts(
         accelerator=_accelerator(backend, microvm, programs[backend.program], kernel, dry=dry),
@@ -131,6 +129,8 @@ def this_host(
         vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
         vhost_net=os.access("/dev/vhost-net", os.R_OK | os.W_OK),
         root=os.geteuid() == 0,
+        has_user=microvm.user is None or _is_user(microvm.user),
+        unserved=dict(_unserved(microvm, project_dir)),
         landlock=linux.landlock_abi(),
         hugepage_kib=host_facts.hugepage_kib() if huge else 0,
         hugepages_free=host_facts.hugepages_free() if huge else None,
@@ -164,23 +164,18 @@ def _programs(
     return programs
 
 
-def _check_sources(microvm: MicroVM, project_dir: Path) -> None:
-    for share in microvm.shares:
+def _unserved(microvm: MicroVM, project_dir: Path) -> Iterator[tuple[int, str]]:
+    for index, share in enumerate(microvm.shares):
         if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
-            raise HostError(
-                f"can't serve the share {share.tag}: {why}",
-                hint="make the directory, or correct `source`",
-            )
+            yield index, why
 
 
-def _check_user(name: str) -> None:
+def _is_user(name: str) -> bool:
     try:
         pwd.getpwnam(name)
-    except KeyError as missing:
-        raise HostError(
-            f"the VMM can't become {name}: this host has no such user",
-            hint=f"correct `user`, or make it: sudo useradd --system {name}",
-        ) from missing
+    except KeyError:
+        return False
+    return True
 
 
 def _accelerator(

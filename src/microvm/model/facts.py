@@ -48,6 +48,10 @@ class HostFacts:
     """Whether the host's kernel moves packets of guests itself (/dev/vhost-net)."""
     root: bool = False
     """Whether we are root on the host."""
+    has_user: bool = True
+    """Whether the host has the declared `user`."""
+    unserved: Mapping[int, str] = field(default_factory=dict)
+    """Why the directory of a share, by its index, can't be served."""
     landlock: int = 0
     """Which landlock(7) the host's kernel has: its ABI's number, 0 for none."""
     hugepage_kib: int = 0
