@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from microvm.errors import Problem
+from microvm.hypervisors.features import use
 from microvm.model.declaration import MicroVM
 from microvm.model.facts import HostFacts
 
@@ -23,24 +24,6 @@ def own_devices(microvm: MicroVM) -> int:
     """
     asked = (microvm.balloon, microvm.hotplug_mem, microvm.vsock.cid, microvm.credential_files)
     return LAYERS + 2 + sum(map(bool, asked))
-
-
-def devices(microvm: MicroVM, slots: int, *, more: int = 0) -> Iterator[Problem]:
-    """Refuse more devices than there are slots; `more`: those of this hypervisor alone."""
-    own = own_devices(microvm) + more
-    declared = ("volumes", "shares", "interfaces", "devices")
-    used = own + sum(len(getattr(microvm, key)) for key in declared)
-    if used > slots:
-        message = f"{used} devices, {own} of them our own; {microvm.hypervisor} has {slots} slots"
-        yield too_many(microvm, message)
-
-
-def too_many(microvm: MicroVM, message: str) -> Problem:
-    """Return a refusal that names the devices of which there are most."""
-    kinds = ("volumes", "shares", "interfaces", "devices")
-    where = max(kinds, key=lambda key: len(getattr(microvm, key)))
-    hint = "use fewer, larger volumes" if where == "volumes" else f"use fewer {where}"
-    return Problem(where=where, message=message, hint=hint)
 
 
 def pci_addresses(microvm: MicroVM) -> Iterator[Problem]:
@@ -103,12 +86,12 @@ def vhost_net(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
 
 def vhost_vsock(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Refuse a context id where the host has no vsock that we may open."""
+    from microvm.hypervisors import those  # all back ends: for those who ask
+
     if microvm.vsock.cid is not None and not facts.vhost_vsock:
         message = "there is no /dev/vhost-vsock that may be opened here"
-        hint = (
-            "modprobe vhost_vsock, and run as a user who may open it; or use cloud-hypervisor or"
-            " firecracker, which do without"
-        )
+        without = use(those(lambda each: not each.host_vsock))
+        hint = f"modprobe vhost_vsock, and run as a user who may open it; or {without}"
         yield Problem(where="vsock.cid", message=message, hint=hint)
 
 

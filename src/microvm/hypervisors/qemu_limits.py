@@ -11,7 +11,6 @@ from microvm.hypervisors.limits import (
     kernel,
     own_devices,
     pci_addresses,
-    too_many,
     vhost_net,
     vhost_vsock,
 )
@@ -47,7 +46,6 @@ _OWN_PROPERTIES = {
 
 def limits(microvm: MicroVM) -> Iterator[Problem]:
     """Yield every reason beyond features why qemu can't run it."""
-    yield from _slots(microvm)
     yield from hotplug(microvm)
     yield from _passed_through(microvm)
     yield from _ports(microvm)
@@ -108,24 +106,17 @@ def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
 
 def slots_used(microvm: MicroVM) -> int:
     """Return how many slots of the machine's one bus the devices take at most."""
-    used = _own_devices(microvm)
+    used = own_slots(microvm)
     used += sum(map(len, (microvm.volumes, microvm.shares, microvm.interfaces)))
     # What says its own bus is not on the root bus, of which the slots are.
     used += sum(port.bus is None for port in microvm.qemu.pcie_root_ports)
     return used + sum(each.bus == "pci" and each.qemu.bus is None for each in microvm.devices)
 
 
-def _own_devices(microvm: MicroVM) -> int:
+def own_slots(microvm: MicroVM) -> int:
+    """Return how many of them the items that are declared do not take."""
     # Credentials are no disk here (fw_cfg); devices of USB have one controller.
     return own_devices(microvm) - bool(microvm.credential_files) + has_usb(microvm)
-
-
-def _slots(microvm: MicroVM) -> Iterator[Problem]:
-    limit = MMIO_SLOTS if microvm.qemu.machine == "microvm" else PCI_SLOTS
-    used, own = slots_used(microvm), _own_devices(microvm)
-    if used > limit:
-        message = f"{used} devices, {own} of them our own; the machine has {limit} slots"
-        yield too_many(microvm, message)
 
 
 def _machine(microvm: MicroVM) -> Iterator[Problem]:
