@@ -298,7 +298,9 @@ def test_hypervisors_shows_who_can_do_what(cli):
     assert all(set(row) >= {"qemu", "firecracker"} for row in table.values())
     assert {each["hypervisor"] for each in programs} == {*next(iter(table.values()))}
     text = cli("hypervisors").stdout
-    assert len(text.splitlines()) == len(programs) + 2 + len(table)
+    assert len(text.splitlines()) == len(programs) + 2 + len(table) + 3
+    assert re.search(r"^most virtual CPUs +288 +8192 +32 +254 +255$", text, re.M)
+    assert {"of": "devices", "most": 17, "before": "1.13"} in said["most"]["firecracker"]
     assert said["since"]["memory hot-plug"] == {"firecracker": "1.14"}
     assert re.search(r"^memory hot-plug .* from 1\.14 ", text, re.M)
     assert said["oldest"] == {"cloud-hypervisor": "40", "firecracker": "1.8"}
