@@ -192,6 +192,14 @@ def test_a_program_that_tells_no_version_counts_as_a_later_one(kind):
     assert plan(declared, known).argv
 
 
+GPU, PEN = "0000:01:00.0", "vendorid=0x1,productid=0x2"
+
+
+def on_bus(path, bus):
+    kind = "usb" if "=" in path else "pci"
+    return Device(bus=kind, path=path, qemu=QemuDeviceOptions(bus=bus))
+
+
 LIMITS = [
     ("firecracker", {"vcpu": 33}, "vcpu"),
     ("firecracker", {"hotplug_mem": 100}, "hotplug_mem"),
@@ -231,6 +239,31 @@ LIMITS = [
         "qemu",
         {"qemu": QemuOptions(pcie_root_ports=(PcieRootPort(id="p", addr="zz"),))},
         "qemu.pcie_root_ports.0.addr",
+    ),
+    *(
+        (
+            "qemu",
+            {"devices": (on_bus(path, bus),), "qemu": QemuOptions(**more)},
+            "devices.0.qemu.bus",
+        )
+        for path, bus, more in (
+            (GPU, "port0", {}),
+            (GPU, "pcie.1", {}),
+            (GPU, "usb.0", {}),
+            (GPU, "port0.0", {"pcie_root_ports": (PcieRootPort(id="port0"),)}),
+            (GPU, "x", {"extra_args": ("-device", "pxb-pcie,id=x,bus_nr=20")}),
+            (PEN, "pcie.0", {}),
+            (PEN, "usb", {}),
+            (PEN, "usb-bus.0", {}),
+        )
+    ),
+    *(
+        ("qemu", {"qemu": QemuOptions(pcie_root_ports=ports)}, f"qemu.pcie_root_ports.{where}.bus")
+        for where, ports in (
+            (0, (PcieRootPort(id="p", bus="pci.0"),)),
+            (0, (PcieRootPort(id="p", bus="p"),)),
+            (0, (PcieRootPort(id="p", bus="q"), PcieRootPort(id="q"))),  # made before q is
+        )
     ),
     ("qemu", {"interfaces": (Interface(type="user", id="0n"),)}, "interfaces.0.id"),
     ("qemu", {"credential_files": {"a" * 29: "x"}}, f"credential_files.{'a' * 29}"),
@@ -293,6 +326,34 @@ def test_those_that_take_as_many_are_named_and_do(kind, fields, able):
     assert bool(found) == (kind not in able)
     for problem in found:
         assert set(named(problem.hint)) == able
+
+
+@pytest.mark.parametrize(
+    ("path", "bus", "more"),
+    [
+        (GPU, "pcie.0", {}),
+        (GPU, "p", {"pcie_root_ports": (PcieRootPort(id="p"),)}),
+        (GPU, "q", {"pcie_root_ports": (PcieRootPort(id="p"), PcieRootPort(id="q", bus="p"))}),
+        (GPU, "/q35-pcihost/pcie.0", {}),
+        (PEN, "usb.0", {}),
+        (PEN, "usb-bus.0", {"machine_opts": {"usb": "on"}}),
+    ],
+)
+def test_a_bus_that_is_there_is_taken(path, bus, more):
+    declared = MicroVM(devices=(on_bus(path, bus),), qemu=QemuOptions(**more))
+    assert hypervisor("qemu").check(declared, facts("qemu")) == []
+
+
+def test_the_buses_that_there_are_are_told():
+    ports = (PcieRootPort(id="p"), PcieRootPort(id="q"))
+    more = QemuOptions(pcie_root_ports=ports, extra_args=("-device", "pxb-pcie,id=x,bus_nr=20"))
+    devices = (on_bus(GPU, "r"), on_bus(GPU, "x"))
+    problems = hypervisor("qemu").check(MicroVM(devices=devices, qemu=more))
+    assert [problem.message for problem in problems] == [
+        "there is no bus r for it", "there is no bus x for it",
+    ]  # fmt: skip
+    assert problems[0].hint == "say pcie.0, p or q"
+    assert "`extra_args` are made later" in problems[1].hint
 
 
 def test_a_machine_with_fewer_slots_is_named_for_it():

@@ -34,6 +34,9 @@ _ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 """What QEMU takes for an id (util/id.c)."""
 _ADDR = re.compile(r"(?:0x)?[01]?[0-9a-fA-F](?:\.[0-7])?")
 """Slot and function (hw/core/qdev-properties-system.c)."""
+ROOT_BUS = "pcie.0"
+USB_BUS = "usb.0"
+"""Bus of the controller that is there where a USB device is declared; its id is `usb`."""
 _OUR_IDS = ("hotplug", "usb")
 """Ids of devices that the plan names."""
 _OWN_PROPERTIES = {
@@ -49,6 +52,7 @@ def limits(microvm: MicroVM) -> Iterator[Problem]:
     yield from hotplug(microvm)
     yield from _passed_through(microvm)
     yield from _ports(microvm)
+    yield from _buses(microvm)
     yield from _machine(microvm)
     yield from _names(microvm)
     yield from kernel(microvm)
@@ -108,9 +112,10 @@ def slots_used(microvm: MicroVM) -> int:
     """Return how many slots of the machine's one bus the devices take at most."""
     used = own_slots(microvm)
     used += sum(map(len, (microvm.volumes, microvm.shares, microvm.interfaces)))
-    # What says its own bus is not on the root bus, of which the slots are.
-    used += sum(port.bus is None for port in microvm.qemu.pcie_root_ports)
-    return used + sum(each.bus == "pci" and each.qemu.bus is None for each in microvm.devices)
+    # What says another bus is not on the root bus, of which the slots are.
+    on_root = (None, ROOT_BUS)
+    used += sum(port.bus in on_root for port in microvm.qemu.pcie_root_ports)
+    return used + sum(each.bus == "pci" and each.qemu.bus in on_root for each in microvm.devices)
 
 
 def own_slots(microvm: MicroVM) -> int:
@@ -190,6 +195,28 @@ def _ports(microvm: MicroVM) -> Iterator[Problem]:
             yield Problem(where=where, message=message, hint="leave chassis out")
         elif place:
             taken[place] = where
+
+
+def _buses(microvm: MicroVM) -> Iterator[Problem]:
+    ports = [port.id for port in microvm.qemu.pcie_root_ports]
+    for index, port in enumerate(microvm.qemu.pcie_root_ports):
+        known = [ROOT_BUS, *ports[:index]]
+        yield from _bus(microvm, port.bus, known, f"qemu.pcie_root_ports.{index}.bus")
+    more = ["usb-bus.0"] if microvm.qemu.machine_opts.get("usb") == "on" else []
+    for index, device in enumerate(microvm.devices):
+        known = [ROOT_BUS, *ports] if device.bus == "pci" else [USB_BUS, *more]
+        yield from _bus(microvm, device.qemu.bus, known, f"devices.{index}.qemu.bus")
+
+
+def _bus(microvm: MicroVM, bus: str | None, known: list[str], where: str) -> Iterator[Problem]:
+    """Refuse a bus that qemu would not find: devices are made in the order of its arguments."""
+    first = bus.partition("/")[0] if bus else ""  # nothing before the slash: a path from the top
+    if first and first not in known:
+        *most, last = known
+        hint = f"say {', '.join(most)}{' or ' if most else ''}{last}"
+        if any(f"id={first.partition('.')[0]}" in word for word in microvm.qemu.extra_args):
+            hint += "; the devices of `extra_args` are made later than this one"
+        yield Problem(where=where, message=f"there is no bus {bus} for it", hint=hint)
 
 
 def _names(microvm: MicroVM) -> Iterator[Problem]:
