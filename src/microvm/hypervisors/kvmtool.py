@@ -49,6 +49,7 @@ class Kvmtool(Hypervisor):
 
     name = "kvmtool"
     program = PROGRAM
+    newest = (3, 18)  # what every build tells since 2015 (util/KVMTOOLS-VERSION-GEN)
     control_socket = CONTROL
     one_disk = True
     supports = (
