@@ -11,6 +11,7 @@ import microvm
 from microvm.cli import VERBS, parser
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.features import Feature, Support
+from microvm.hypervisors.room import Room, shown
 from microvm.model.declaration import HypervisorKind
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -19,6 +20,10 @@ OPTIONS = """\
 Keys of `[defaults]` and `[microvms.NAME]`. An option that has no effect as the others are is
 refused; in `[defaults]` it holds for the MicroVMs in which it has one
 ([more](../how-to/defaults.md)).
+"""
+MOST = """
+How many a program takes: more are refused, and nothing is said of what has no limit of its own. Our
+own disks and devices count, such as the root's layers; a declaration has 255 virtual CPUs at most.
 """
 
 
@@ -64,6 +69,9 @@ def hypervisors() -> str:
     for feature in Feature:
         cells = [_cell(backend.support(feature)) for backend in backends]
         text += f"| {feature.value} | {' | '.join(cells)} |\n"
+    text += f"{MOST}\n| most | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n"
+    for room in Room:
+        text += f"| {room.value} | {' | '.join(shown(each.takes, room) for each in backends)} |\n"
     text += "\n| | oldest version |\n|---|---|\n"
     for backend in backends:
         text += f"| {backend.name} | {_version(backend.oldest) or 'any'} |\n"

@@ -34,7 +34,7 @@ SAMPLES = {
     "firecracker.cpu": {"cpuid_modifiers": []}, "extra_config": {"mmds-config": {}}, "drive_io_engine": "Sync",
     "platform_oem_strings": ("x=y",), "vcpu": 4, "hotplug_mem": 128, "hotplugged_mem": 2, "link": "eth1",
     "bus": "usb", "addr": "5.0", "path": "0000:00:03.0", "mode": "private", "system.files.'/a'.mode": "0600",
-    "devices.1.path": "vendorid=0x3,productid=0x4", "devices.N.qemu.bus": "port0", "device_extra_args": "a=b",
+    "devices.1.path": "vendorid=0x3,productid=0x4", "devices.0.qemu.bus": "port0", "devices.1.qemu.bus": "usb.0", "device_extra_args": "a=b",
     "qemu.pcie_root_ports.N.bus": "pcie.0", "chassis": 7, "slot": 3, "qemu.machine": "q35", "pivot_root": "root",
     "accel": "tcg", "cpu": "Haswell", "machine_id": "2" * 32, "hypervisor": "crosvm",
     "socket": "x.sock", "user": "nobody", "initrd_path": "other.initrd", "devices": (Device(bus="pci", path="0000:00:01.0"),),

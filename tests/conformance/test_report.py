@@ -24,6 +24,11 @@ def test_a_feature_is_seen_refused_or_empty():
     assert row(seen, "a memory balloon") == "| a memory balloon |  |"
 
 
+def test_a_feature_that_no_test_looks_at_yet_has_a_row():
+    page = a_run({}).page()
+    assert all(f"\n| {feature.value} |" in page for feature in Feature)
+
+
 def test_a_test_that_begins_again_forgets_what_it_found_and_no_other_does():
     first = a_run({}, Feature.VSOCK)
     other = a_run(first.kinds, Feature.BALLOON, test="two")

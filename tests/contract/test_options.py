@@ -113,15 +113,11 @@ ELSEWHERE = {
     # A rule of several options together says at `proto` that it is the wrong one for them.
     **dict.fromkeys((f"shares.N.{name}" for name in OF_VIRTIOFS), "shares.N.proto"),
     "devices.N.bus": "devices.N",  # the feature's key: the device as a whole can't be passed on
-    "interfaces.N.type": "interfaces",  # kvmtool has one of type user, whichever is the second
 }  # fmt: skip
 """Options that are refused at another key than their own, or one below it."""
 
 RULED_OUT = (
-    ("deflate_on_oom", {"crosvm", "kvmtool"}),  # their balloons know one of the two
-    ("socket", {"kvmtool"}),  # it chooses the place itself
-    ("shares.N.read_only", {"kvmtool"}),  # its 9p has no such thing, nor owners of another kind
-    ("shares.N.security_model", {"cloud-hypervisor", "crosvm", "kvmtool"}),  # an option of 9p
+    ("shares.N.security_model", {"cloud-hypervisor", "crosvm"}),  # an option of 9p
     *((f"shares.N.{name}", {"kvmtool"}) for name in OF_VIRTIOFS),  # which it has not
     ("interfaces.N.macvtap", {"firecracker"}),  # goes with type macvtap, which it has not
 )

@@ -9,8 +9,9 @@ import pytest
 
 from microvm.hypervisors import hypervisor, limits
 from microvm.hypervisors.features import Feature
+from microvm.hypervisors.room import Room
 from microvm.model.declaration import HypervisorKind, MicroVM
-from microvm.model.devices import Device, Interface, PcieRootPort, Volume, Vsock
+from microvm.model.devices import Device, Interface, PcieRootPort, QemuDeviceOptions, Volume, Vsock
 from microvm.model.options import FirecrackerOptions, QemuOptions
 from microvm.projects import rules
 from planned import LAYER, SYSTEM, facts, plan
@@ -99,6 +100,16 @@ def test_as_many_volumes_as_the_check_lets_through_have_room(kind, where, plain)
             at, found[volumes] = taken(kind, plan(declared, known, replace(SYSTEM, layers=LAYERS)))
             assert found[volumes] <= ROOM[at], f"{volumes} volumes"
     assert found[max(found)] >= ROOM[at] - 2, "some that would have had room are refused"
+
+
+@pytest.mark.parametrize(("bus", "more"), [(None, 1), ("pcie.0", 1), ("q", 0)])
+def test_what_is_on_the_root_bus_takes_a_slot_of_it(bus, more):
+    ports = (PcieRootPort(id="q"), PcieRootPort(id="p", bus=bus))
+    device = Device(bus="pci", path="0000:01:00.0", qemu=QemuDeviceOptions(bus=bus))
+    one = MicroVM(qemu=QemuOptions(pcie_root_ports=ports[:1]))
+    both = replace(one, qemu=QemuOptions(pcie_root_ports=ports), devices=(device,))
+    used = [hypervisor("qemu").used(Room.DEVICES, each)[0] for each in (one, both)]
+    assert used[1] - used[0] == 2 * more
 
 
 @pytest.mark.parametrize("kind", HypervisorKind)

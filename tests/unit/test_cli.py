@@ -134,6 +134,57 @@ def test_a_broken_project_is_one_message_without_a_traceback(cli, project, name,
     assert "Traceback" not in ran.stderr
 
 
+OLD = """\
+[defaults]
+accel = "tcg"
+qemu.program = "./qemu"
+virtiofsd.program = "./virtiofsd"
+
+[[microvms.web.shares]]
+tag = "files"
+source = "."
+mount_point = "/srv"
+read_only = true
+
+[microvms.db]
+qemu.program = "./nowhere"
+
+[microvms.plain]
+"""
+
+
+@pytest.fixture
+def old(project, tmp_path):
+    """A project on a host whose virtiofsd is old and that lacks a program."""
+    place = project(OLD)
+    for name, said in (("qemu", "QEMU emulator version 10.0.0"), ("virtiofsd", "virtiofsd 1.10.0")):
+        program = tmp_path / "project" / name
+        program.write_text(f"#!/bin/sh\necho {said}\n")
+        program.chmod(0o755)
+    return place
+
+
+def test_check_tells_what_this_host_can_not_do(cli, old):
+    assert cli("check", old).returncode == 0
+    refused = cli("check", "--host", old)
+    assert refused.returncode == 3
+    assert refused.stderr.startswith("microvm: 2 problems:\n")
+    where = "microvm.toml:10: microvms.web.shares.0.read_only"
+    assert f"{where}: it needs virtiofsd 1.13, this is 1.10.0\n" in refused.stderr
+    assert "db: the declared program for qemu-system" in refused.stderr
+    assert cli("check", "--host", f"{old}#plain").stdout.endswith(": plain\n")
+    lacking = cli("check", "--host", f"{old}#db")
+    assert lacking.returncode == 4
+    assert "is not there" in lacking.stderr
+
+
+def test_what_the_host_can_not_do_is_told_before_a_build(cli, old):
+    refused = cli("run", f"{old}#web")
+    assert refused.returncode == 3
+    assert "it needs virtiofsd 1.13, this is 1.10.0" in refused.stderr
+    assert "microvm.toml:10" in refused.stderr
+
+
 def test_fields_are_changed_by_set_and_hypervisor(cli, project):
     where = project(GOOD)
     assert cli("check", f"{where}#web", "--set", "mem=1024").returncode == 0
@@ -247,7 +298,9 @@ def test_hypervisors_shows_who_can_do_what(cli):
     assert all(set(row) >= {"qemu", "firecracker"} for row in table.values())
     assert {each["hypervisor"] for each in programs} == {*next(iter(table.values()))}
     text = cli("hypervisors").stdout
-    assert len(text.splitlines()) == len(programs) + 2 + len(table)
+    assert len(text.splitlines()) == len(programs) + 2 + len(table) + 3
+    assert re.search(r"^most virtual CPUs +288 +8192 +32 +254 +255$", text, re.M)
+    assert {"of": "devices", "most": 17, "before": "1.13"} in said["most"]["firecracker"]
     assert said["since"]["memory hot-plug"] == {"firecracker": "1.14"}
     assert re.search(r"^memory hot-plug .* from 1\.14 ", text, re.M)
     assert said["oldest"] == {"cloud-hypervisor": "40", "firecracker": "1.8"}

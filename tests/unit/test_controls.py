@@ -302,6 +302,12 @@ def test_a_machine_with_hot_plug_memory_takes_a_size_without_a_balloon(tmp_path,
     assert peer.asked == [("PATCH", "/hotplug/memory", {"requested_size_mib": 256})]
 
 
+def test_a_guest_is_not_starved(tmp_path):
+    with pytest.raises(UnsupportedOperation, match="1 MiB is too little memory") as failure:
+        control.set_balloon(runner("qemu", balloon=True), tmp_path, 1)
+    assert "at least 32" in failure.value.hint
+
+
 def test_the_peer_is_this_process(vmm):
     with vmm("firecracker") as (peer, _):
         assert stream.owner(peer.path) == os.getpid()

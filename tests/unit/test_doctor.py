@@ -4,7 +4,9 @@ import os
 
 import pytest
 
+from microvm.hypervisors import hypervisor
 from microvm.launch import doctor
+from microvm.model.declaration import HypervisorKind
 
 
 @pytest.fixture
@@ -21,6 +23,11 @@ def said_of(tmp_path, monkeypatch):
         return next(f for f in doctor.examine(tmp_path) if f.topic == "firecracker")
 
     return examine
+
+
+def test_of_each_that_tells_its_version_the_last_known_one_is_kept():
+    known = {kind for kind in HypervisorKind if hypervisor(kind).newest}
+    assert known == set(HypervisorKind) - {"crosvm"}  # whose numbers tell nothing
 
 
 def test_a_version_that_is_newer_than_what_is_known_is_used_and_said_to_be_so(said_of):

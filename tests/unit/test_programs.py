@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from microvm.errors import HostError, MicroVMError, SpecError, StateError, UnsupportedOperation
+from microvm.errors import HostError, MicroVMError, StateError, UnsupportedOperation
 from microvm.host import download
 from microvm.launch import doctor, planning
 from microvm.model.codec import to_plain
@@ -244,8 +244,8 @@ def test_a_program_that_is_too_old_is_refused_before_a_build(store, tmp_path):
     program.write_text("#!/bin/sh\necho Firecracker v1.7.0\n")
     program.chmod(0o755)
     vm, _ = validate({"hypervisor": "firecracker", "firecracker": {"program": "./fc"}}, "vm")
-    with pytest.raises(SpecError, match=r"it needs firecracker 1\.8, this is 1\.7\.0"):
-        planning.require(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+    [problem] = planning.obstacles(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+    assert problem.message == "it needs firecracker 1.8, this is 1.7.0"
 
 
 def test_a_user_that_the_host_does_not_have_is_told_before_a_build(store, tmp_path):
@@ -253,9 +253,28 @@ def test_a_user_that_the_host_does_not_have_is_told_before_a_build(store, tmp_pa
     program.write_text("#!/bin/sh\necho QEMU emulator version 10.0.0\n")
     program.chmod(0o755)
     vm, _ = validate({"user": "no-such-user", "qemu": {"program": str(program)}}, "vm")
-    with pytest.raises(HostError, match="no such user") as caught:
-        planning.require(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
-    assert "useradd --system no-such-user" in caught.value.hint
+    found = planning.obstacles(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+    [problem] = [each for each in found if "no such user" in each.message]
+    assert problem.where == "user"
+    assert "useradd --system no-such-user" in problem.hint
+
+
+def test_directories_that_can_not_be_shared_are_told_at_once(store, tmp_path):
+    (tmp_path / "file").touch()
+    shares = [
+        {"tag": tag, "source": tag, "mount_point": f"/srv/{tag}", "proto": "9p"}
+        for tag in ("none", "file", "here")
+    ]
+    (tmp_path / "here").mkdir()
+    program = tmp_path / "qemu"
+    program.write_text("#!/bin/sh\necho QEMU emulator version 10.0.0\n")
+    program.chmod(0o755)
+    vm, _ = validate({"shares": shares, "qemu": {"program": "./qemu"}}, "vm")
+    found = planning.obstacles(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+    assert [(each.where, each.message) for each in found] == [
+        ("shares.0.source", f"there is no {tmp_path}/none"),
+        ("shares.1.source", f"{tmp_path}/file is not a directory"),
+    ]
 
 
 def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):

@@ -169,6 +169,7 @@ def test_a_panic_is_told_as_one(microvm_cli):
     assert ran.returncode == 125
     assert "the guest's kernel panicked" in ran.stderr
     assert "sysrq" in ran.stderr
+    assert "microvm: accelerator " in ran.stderr  # what a job that works is not told
 
 
 def test_a_served_share_outlives_its_vmms(microvm_cli, project, virtiofsd, tmp_path):

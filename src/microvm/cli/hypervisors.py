@@ -12,6 +12,7 @@ from microvm.cli import progress, project_options
 if TYPE_CHECKING:
     from microvm.hypervisors.base import Hypervisor
     from microvm.hypervisors.features import Feature
+    from microvm.hypervisors.room import Room
 
 _EPILOG = """\
 examples:
@@ -93,6 +94,7 @@ def _remove(store: "microvm.Store", args: Namespace) -> int:
 def _show(args: Namespace) -> int:
     from microvm.hypervisors import hypervisor
     from microvm.hypervisors.features import Feature
+    from microvm.hypervisors.room import Room
     from microvm.model.declaration import HypervisorKind
 
     backends = {kind.value: hypervisor(kind) for kind in HypervisorKind}
@@ -108,6 +110,9 @@ def _show(args: Namespace) -> int:
     for feature in Feature:
         cells = (_cell(each, feature).ljust(len(name)) for name, each in backends.items())
         print(f"{feature.value:{width}}  " + "  ".join(cells).rstrip())
+    for room in Room:
+        cells = (_most(each, room).ljust(len(name)) for name, each in backends.items())
+        print(f"{f'most {room.value}':{width}}  " + "  ".join(cells).rstrip())
     return 0
 
 
@@ -118,6 +123,13 @@ def _cell(backend: "Hypervisor", feature: "Feature") -> str:
     if row.available:
         return f"from {dotted(row.since)}" if row.since else "yes"
     return "-"
+
+
+def _most(backend: "Hypervisor", room: "Room") -> str:
+    """Return how many the last version takes; empty: no limit of its own."""
+    return next(
+        (str(each.most) for each in backend.takes if (each.room, each.until) == (room, None)), ""
+    )
 
 
 def _capabilities(backends: Mapping[str, "Hypervisor"]) -> dict[str, Any]:
@@ -134,6 +146,13 @@ def _capabilities(backends: Mapping[str, "Hypervisor"]) -> dict[str, Any]:
         instead = {name: backends[name].instead(feature) for name in lacking}
         plain["since"] |= {feature.value: since} if since else {}
         plain["instead"] |= {feature.value: instead} if instead else {}
+    plain["most"] = {
+        name: [
+            {"of": each.room.value, "most": each.most, "before": dotted(each.until or ()) or None}
+            for each in backend.takes
+        ]
+        for name, backend in backends.items()
+    }
     plain["oldest"] = {name: dotted(each.oldest) for name, each in backends.items() if each.oldest}
     return plain
 

@@ -5,12 +5,15 @@ import select
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections import deque
 from contextlib import suppress
 
 import microvm
 from microvm.cli import progress, project_options
 
 STUCK_S = 2.0
+KEPT = 20
+"""Messages that are kept for a job whose machine fails: the last ones."""
 _EPILOG = """\
 Without a command the guest's console is on this terminal; Ctrl-] then q ends it.
 With one, the guest runs it as its only job: its output, input and exit status are
@@ -69,6 +72,7 @@ def _seconds(text: str) -> float:
 def main(args: Namespace) -> int:
     """Build and run."""
     project = project_options.project_of(args)
+    kept: deque[str] = deque(maxlen=KEPT)
     options = microvm.Options(
         job=args.command or None,
         reset_root=args.reset_root,
@@ -76,7 +80,8 @@ def main(args: Namespace) -> int:
         up_timeout_s=args.boot_timeout,
         stop_timeout_s=args.stop_timeout,
         until_up=args.until_up,
-        say=_say if not args.command else _quiet,
+        # A job's standard error is the job's, unless the machine itself fails.
+        say=kept.append if args.command else _say,
     )
     steps = progress.Steps()
     store = project_options.store_of(args)
@@ -92,6 +97,8 @@ def main(args: Namespace) -> int:
         if args.until_up:
             _say(f"{outcome.reason}, {time.monotonic() - began:.1f} s after its start")
         return outcome.exit_code
+    for text in kept:
+        _say(text)
     hint = f"\n  {outcome.hint}" if outcome.hint else ""
     _say(f"{outcome.reason}{hint}{outcome.console}")
     return outcome.exit_code
@@ -103,7 +110,3 @@ def _say(text: str) -> None:
         if not select.select([], [sys.stderr], [], STUCK_S)[1]:
             return  # nobody empties the pipe, which may be that of the job's output
         print(f"microvm: {text}", file=sys.stderr, end=end, flush=True)
-
-
-def _quiet(text: str) -> None:
-    """A job's standard error is the job's."""

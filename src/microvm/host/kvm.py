@@ -49,13 +49,13 @@ def obstacle() -> str | None:
 
 
 def accelerator(
-    qemu: Program, kernel: Path, declared: str | None, *, dry: bool = False
+    qemu: Program, kernel: Path | None, declared: str | None, *, dry: bool = False
 ) -> Accelerator:
     """Return how to run virtual CPUs: as declared, else KVM where it is seen to work.
 
     A /dev/kvm that opens may still not run a stock kernel, so it is tried out with the guest's,
-    once a boot of the host; with `dry` it is only looked up how that went. Raises `HostError`
-    when `kvm` is declared and can't be used; with `dry` the reason tells.
+    once a boot of the host; with `dry` or no kernel it is only looked up how that went. Raises
+    `HostError` when `kvm` is declared and can't be used; with `dry` the reason tells.
     """
     if declared == "tcg":
         return Accelerator(kind="tcg", reason="declared")
@@ -63,9 +63,12 @@ def accelerator(
     if why is None:
         trials = Trials(cache.directory() / "kvm.json", boot_id())
         verdict = trials.known(qemu, kernel)
-        if verdict is None and dry:
-            return Accelerator(kind="kvm", reason="not tried out on this host yet; a run does it")
-        why = (verdict or trials.verdict(qemu, kernel)).obstacle
+        if verdict is None:
+            if dry or kernel is None:
+                reason = "not tried out on this host yet; a run does it"
+                return Accelerator(kind="kvm", reason=reason)
+            verdict = trials.verdict(qemu, kernel)
+        why = verdict.obstacle
     if why is None:
         return Accelerator(kind="kvm", reason="tried out on this host")
     if declared == "kvm" and dry:
@@ -124,7 +127,7 @@ class Trials:
     record: Path
     boot: str
 
-    def known(self, qemu: Program, kernel: Path) -> Verdict | None:
+    def known(self, qemu: Program, kernel: Path | None) -> Verdict | None:
         """Return what an earlier trial of this boot showed, or None."""
         known = self._read()
         general = _trial_key(qemu)

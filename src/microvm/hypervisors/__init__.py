@@ -1,5 +1,7 @@
 """Back ends: a runner and facts become a launch plan; what each can do is data."""
 
+from collections.abc import Callable
+
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.features import Feature
 from microvm.model.declaration import HypervisorKind
@@ -30,9 +32,20 @@ def hypervisor(kind: str) -> Hypervisor:
             return Kvmtool()
 
 
+def those(holds: Callable[[Hypervisor], bool]) -> list[str]:
+    """Return the names of the hypervisors of which something holds."""
+    return [kind.value for kind in HypervisorKind if holds(hypervisor(kind))]
+
+
 def able(feature: Feature) -> list[str]:
     """Return the names of the hypervisors that have a feature."""
-    return [kind.value for kind in HypervisorKind if hypervisor(kind).support(feature).available]
+    return those(lambda each: each.support(feature).available)
 
 
-__all__ = ["Hypervisor", "able", "hypervisor"]
+def flawless(feature: Feature) -> list[str]:
+    """Return the names of the hypervisors that have a feature without a flaw."""
+    rows = {name: hypervisor(name).support(feature) for name in able(feature)}
+    return [name for name, row in rows.items() if not row.flaw]
+
+
+__all__ = ["Hypervisor", "able", "flawless", "hypervisor", "those"]

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from microvm.errors import Problem
+from microvm.hypervisors import limits
 from microvm.hypervisors.control import Control
-from microvm.hypervisors.features import INSTEAD, Feature, Support, wanted
+from microvm.hypervisors.features import INSTEAD, Feature, Support, use, wanted
+from microvm.hypervisors.room import Most, Room, refusal
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts, Program, dotted
+from microvm.model.facts import Facts, HostFacts, Program, dotted
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -31,7 +33,11 @@ class Hypervisor(ABC):
     """First version whose command line is the one that we know."""
     newest: ClassVar[tuple[int, ...]] = ()
     """Last version that was seen to work; later ones are used like it."""
+    host_vsock: ClassVar[bool] = True
+    """Whether its vsock is that of the host's kernel; else it is Unix sockets."""
     supports: ClassVar[tuple[Support, ...]]
+    takes: ClassVar[tuple[Most, ...]] = ()
+    """How many of something it takes; nothing: as many as can be declared."""
 
     def support(self, feature: Feature) -> Support:
         """Return the row of a feature; one that no row names is not available."""
@@ -42,15 +48,17 @@ class Hypervisor(ABC):
 
     def instead(self, feature: Feature) -> str:
         """Return what to do without a feature that this one lacks: here, or on which others."""
+        here = self.support(feature).instead or INSTEAD.get(feature)
+        return "; or ".join(filter(None, (here, self.others(feature))))
+
+    def others(self, feature: Feature) -> str:
+        """Return the advice to use another one that has a feature; empty where none has it."""
         from microvm.hypervisors import able  # all back ends: for those who ask
 
-        here = self.support(feature).instead or INSTEAD.get(feature)
-        *most, last = able(feature) or [""]
-        others = f"use {', '.join(most)}{' or ' if most else ''}{last}" if last else None
-        return "; or ".join(filter(None, (here, others)))
+        return use([name for name in able(feature) if name != self.name])
 
-    def check(self, microvm: MicroVM, facts: Facts | None = None) -> list[Problem]:
-        """Return every reason why this hypervisor can't run it; with facts, this version of it."""
+    def check(self, microvm: MicroVM, facts: HostFacts | None = None) -> list[Problem]:
+        """Return every reason why it can't be run; with facts, by this version on this host."""
         problems = [
             self._refusal(where, feature)
             for feature, places in wanted(microvm).items()
@@ -58,9 +66,11 @@ class Hypervisor(ABC):
             for where in places
         ]
         problems += self.further_problems(microvm)
+        program = facts.programs.get(self.program) if facts else None
+        problems += self.too_many(microvm, program)
         if facts is None:
             return problems
-        program = facts.programs.get(self.program)
+        problems += limits.absent(microvm, facts)
         problems += self.too_old(microvm, program) if program else []
         if program and not program.has(self.oldest):
             return problems
@@ -89,11 +99,55 @@ class Hypervisor(ABC):
         message = f"{self.name} does not support {feature.value} here"
         return Problem(where=where, message=message, hint=self.instead(feature))
 
+    def rooms(self, microvm: MicroVM) -> tuple[Most, ...]:
+        """Return how many of something it takes for what is declared."""
+        return self.takes
+
+    def used(self, room: Room, microvm: MicroVM) -> tuple[int, int]:
+        """Return how much of a room a declaration takes, and how much of that it doesn't name."""
+        if room is Room.VCPUS:
+            return microvm.vcpu, 0
+        if room is Room.DISKS:
+            own = (1 if self.one_disk else limits.LAYERS) + bool(microvm.credential_files)
+            return own + len(microvm.volumes), own
+        own = self.own_devices(microvm)
+        declared = (microvm.volumes, microvm.shares, microvm.interfaces, microvm.devices)
+        return own + sum(map(len, declared)), own
+
+    def own_devices(self, microvm: MicroVM) -> int:
+        """Return how many devices there are at most beyond the items that are declared."""
+        return limits.own_devices(microvm)
+
+    def exceeded(self, microvm: MicroVM, program: Program | None = None) -> list[Most]:
+        """Return the row of each room that is too small; with a program, that of its version."""
+        bound = [
+            row
+            for row in self.rooms(microvm)
+            if (row.until is None or (program and not program.has(row.until)))
+            and self.used(row.room, microvm)[0] > row.most
+        ]
+        return [
+            min(rows, key=lambda row: row.most)
+            for room in Room
+            if (rows := [row for row in bound if row.room is room])
+        ]
+
+    def too_many(self, microvm: MicroVM, program: Program | None = None) -> list[Problem]:
+        """Return what there is more of than it takes, with the others that take as many."""
+        from microvm.hypervisors import those  # all back ends: for those who ask
+
+        problems = []
+        for row in self.exceeded(microvm, program):
+            used, own = self.used(row.room, microvm)
+            others = those(lambda other: not other.exceeded(microvm))
+            problems.append(refusal(microvm, self.name, row, used=used, own=own, others=others))
+        return problems
+
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
-        """Return what rows can't say, such as too many disks."""
+        """Return what rows can't say, such as names that a command line has no way to say."""
         return []
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Return what this host or this version of the program can't do of what is declared."""
         return []
 

@@ -18,8 +18,9 @@ from microvm.hypervisors.cloud_hypervisor_plan import (
 from microvm.hypervisors.cloud_hypervisor_syntax import unsayable
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
+from microvm.hypervisors.room import Most, Room
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts, Program
+from microvm.model.facts import Facts, HostFacts, Program
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
@@ -45,6 +46,7 @@ class CloudHypervisor(Hypervisor):
     control_socket = CONTROL
     most_queues = MOST_QUEUES
     boots_vmlinux = True
+    host_vsock = False
     oldest = (40,)
     newest = (53,)
     supports = (
@@ -53,9 +55,14 @@ class CloudHypervisor(Hypervisor):
         Support(feature=Feature.HOTPLUGGED),
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.INITIAL_BALLOON),
+        Support(feature=Feature.BALLOON_GIVES),
+        Support(feature=Feature.BALLOON_KEEPS),
+        Support(feature=Feature.HUGE_BALLOON),
+        Support(feature=Feature.SOCKET),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
         Support(feature=Feature.QCOW2),
+        Support(feature=Feature.QCOW2_DIRECT),
         Support(feature=Feature.VHD),
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
@@ -66,14 +73,15 @@ class CloudHypervisor(Hypervisor):
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
     )  # fmt: skip
+    takes = (
+        Most(room=Room.VCPUS, most=254, until=(48,)),  # its MP table had no room for more
+        Most(room=Room.VCPUS, most=8192),
+        Most(room=Room.DEVICES, most=limits.PCI_SLOTS),
+    )
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
-        """Refuse what its command line, its slots and its memory device have no room for."""
-        problems = [
-            *limits.devices(microvm, limits.PCI_SLOTS),
-            *limits.hotplug(microvm), *limits.pci_addresses(microvm),
-        ]  # fmt: skip
-        problems += _names(microvm)
+        """Refuse what its command line can't say, and its memory device can't have."""
+        problems = [*limits.hotplug(microvm), *limits.pci_addresses(microvm), *_names(microvm)]
         for index, text in enumerate(microvm.cloud_hypervisor.platform_oem_strings):
             if _UNSAYABLE.intersection(text):
                 problems.append(
@@ -85,7 +93,7 @@ class CloudHypervisor(Hypervisor):
                 )
         return problems
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse what this virtiofsd can't do, and names that an old version can't be told."""
         found = facts.programs.get(virtiofsd.PROGRAM)
         problems = [*limits.huge_pages(microvm, facts)]

@@ -7,22 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from microvm.errors import Problem
-from microvm.hypervisors import limits, resources, shares, virtiofsd
+from microvm.hypervisors import flawless, limits, resources, shares, virtiofsd
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.control import Control
-from microvm.hypervisors.features import Feature, Support
+from microvm.hypervisors.features import Feature, Support, use
 from microvm.hypervisors.kernel_line import kernel_line
 from microvm.hypervisors.resources import Disk
+from microvm.hypervisors.room import Most, Room
 from microvm.hypervisors.shares import Served
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, HostFacts
 from microvm.model.identity import dashed, mac
 from microvm.model.plan import JobEnd, LaunchPlan
 from microvm.model.runner import Runner
 
 PROGRAM = "crosvm"
 CONTROL = "crosvm.sock"
-MOST_VCPUS = 254
 STATUSES = {
     32: "reboot",
     33: "crosvm told of a crash of the guest",
@@ -36,7 +36,7 @@ NO_MSI = "pci=nomsi"
 """Kernel parameter with which a guest's devices interrupt by their old lines."""
 _WITHOUT_MSIX = (
     "crosvm since September 2025 loses MSI-X interrupts of devices of the host: if yours hangs,"
-    f' say kernel_params = ["{NO_MSI}"] (slower), or use qemu or cloud-hypervisor'
+    f' say kernel_params = ["{NO_MSI}"] (slower)'
 )
 """It maps the table of vectors into the guest where Linux says that a BAR may be mapped whole
 (VFIO_REGION_INFO_CAP_MSIX_MAPPABLE), so it does not see them set (its commit eb98b0b02;
@@ -54,6 +54,9 @@ class Crosvm(Hypervisor):
         Support(feature=Feature.HUGE_PAGES),
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.INITIAL_BALLOON),
+        Support(feature=Feature.BALLOON_GIVES),
+        Support(feature=Feature.HUGE_BALLOON),
+        Support(feature=Feature.SOCKET),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
         Support(feature=Feature.QCOW2),
@@ -65,29 +68,22 @@ class Crosvm(Hypervisor):
         Support(feature=Feature.VHOST),
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
-        Support(feature=Feature.PCI),
+        Support(feature=Feature.PCI, flaw=_WITHOUT_MSIX),
     )  # fmt: skip
+    takes = (
+        Most(room=Room.VCPUS, most=254),
+        Most(room=Room.DEVICES, most=limits.PCI_SLOTS),
+    )
+
+    def own_devices(self, microvm: MicroVM) -> int:
+        """Return how many devices it has at most beyond what is declared; one is its console."""
+        return limits.own_devices(microvm) + 1
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
-        """Refuse what its balloon can't do and its bus has no room for."""
-        problems = [*limits.devices(microvm, limits.PCI_SLOTS, more=1)]  # its console
-        problems += limits.pci_addresses(microvm)
-        if microvm.vcpu > MOST_VCPUS:
-            message = f"{microvm.vcpu} virtual CPUs; crosvm has at most {MOST_VCPUS}"
-            hint = "say less, or use qemu or cloud-hypervisor"
-            problems.append(Problem(where="vcpu", message=message, hint=hint))
-        for index, volume in enumerate(microvm.volumes):
-            if volume.image_type == "qcow2" and volume.direct:
-                message = "crosvm can't bypass the host's page cache for a qcow2 image"
-                hint = "leave `direct` out, or use qemu or cloud-hypervisor"
-                where = f"volumes.{index}.direct"
-                problems.append(Problem(where=where, message=message, hint=hint))
-        if microvm.balloon and microvm.deflate_on_oom is False:
-            message = "crosvm's balloon always gives memory back when the guest runs out"
-            problems.append(Problem(where="deflate_on_oom", message=message, hint="leave it out"))
-        return problems
+        """Refuse PCI devices that are named like those of USB."""
+        return list(limits.pci_addresses(microvm))
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse huge pages that nobody gives, and what this virtiofsd can't do."""
         problems = [*limits.vhost_net(microvm, facts), *limits.vhost_vsock(microvm, facts)]
         if microvm.hugepage_mem and facts.shmem_thp in ("never", "deny"):
@@ -96,7 +92,7 @@ class Crosvm(Hypervisor):
             )
             hint = (
                 "echo advise | sudo tee /sys/kernel/mm/transparent_hugepage/shmem_enabled,"
-                " or use qemu or cloud-hypervisor"
+                f" or {self.others(Feature.HUGE_PAGES)}"
             )
             problems.append(Problem(where="hugepage_mem", message=message, hint=hint))
         found = facts.programs.get(virtiofsd.PROGRAM)
@@ -182,7 +178,9 @@ class _Plan:
     def _notes(self) -> tuple[str, ...]:
         words = (word for word in self._vm.kernel_params if word.startswith("pci="))
         avoided = any("nomsi" in word.removeprefix("pci=").split(",") for word in words)
-        return (_WITHOUT_MSIX,) if self._vm.devices and not avoided else ()
+        if avoided or not self._vm.devices:
+            return ()
+        return (f"{_WITHOUT_MSIX}, or {use(flawless(Feature.PCI))}",)
 
     def _vsock_modules(self) -> tuple[str, ...]:
         return () if self._vm.vsock.cid is None else (resources.VSOCK,)

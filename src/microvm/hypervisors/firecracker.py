@@ -17,14 +17,14 @@ from microvm.hypervisors.firecracker_plan import (
     REPORTING_SINCE,
     FirecrackerPlan,
 )
+from microvm.hypervisors.room import Most, Room
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts, dotted
+from microvm.model.facts import Facts, HostFacts
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
 
 MMIO_SLOTS = 17
 """Interrupts that devices without PCI have on x86 (CHANGELOG.md, 1.15)."""
-MOST_VCPUS = 32
 HUGE_PAGE_KIB = 2048
 
 
@@ -35,6 +35,7 @@ class Firecracker(Hypervisor):
     program = PROGRAM
     control_socket = CONTROL
     boots_vmlinux = True
+    host_vsock = False
     oldest = (1, 8)
     newest = (1, 16)
     supports = (
@@ -42,6 +43,10 @@ class Firecracker(Hypervisor):
         Support(feature=Feature.HOTPLUG, since=(1, 14)),
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.INITIAL_BALLOON),
+        Support(feature=Feature.BALLOON_GIVES),
+        Support(feature=Feature.BALLOON_KEEPS),
+        Support(feature=Feature.HUGE_BALLOON, since=REPORTING_SINCE),
+        Support(feature=Feature.SOCKET),
         Support(feature=Feature.NET_TAP),
         Support(feature=Feature.NET_BRIDGE),
         Support(feature=Feature.VSOCK),
@@ -55,36 +60,24 @@ class Firecracker(Hypervisor):
             instead="leave `cpu` out, and use a CPU template (firecracker.cpu)",
         ),
         Support(feature=Feature.SHARE_9P, available=False, instead="use a volume"),
+        Support(feature=Feature.READ_ONLY_9P, available=False, instead="use a volume"),
         Support(feature=Feature.SHARE_VIRTIOFS, available=False, instead="use a volume"),
     )  # fmt: skip
+    takes = (
+        Most(room=Room.VCPUS, most=32),
+        Most(room=Room.DEVICES, most=MMIO_SLOTS, until=PCI_SINCE),
+        Most(room=Room.DEVICES, most=limits.PCI_SLOTS),
+    )
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
-        """Refuse more devices and CPUs than it has room for."""
-        problems = [*limits.devices(microvm, limits.PCI_SLOTS), *limits.hotplug(microvm)]
-        if microvm.vcpu > MOST_VCPUS:
-            message = f"{microvm.vcpu} virtual CPUs; firecracker has at most {MOST_VCPUS}"
-            hint = "say less, or use qemu or cloud-hypervisor"
-            problems.append(Problem(where="vcpu", message=message, hint=hint))
-        return problems
+        """Refuse sizes that its memory device can't have."""
+        return list(limits.hotplug(microvm))
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
-        """Refuse what this version has no room for, or not both of."""
-        program = facts.programs[PROGRAM]
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
+        """Refuse huge pages that the host has not set aside."""
         # It asks for pages of 2 MiB, whatever the host's usual ones are.
         usual = facts.hugepage_kib == HUGE_PAGE_KIB
-        problems = [*(limits.huge_pages(microvm, facts) if usual else ())]
-        if not program.has(PCI_SINCE):
-            more = f"{dotted(PCI_SINCE)} has more"
-            problems += [
-                Problem(where=p.where, message=f"{p.message}; {more}", hint=p.hint)
-                for p in limits.devices(microvm, MMIO_SLOTS)
-            ]
-        if microvm.hugepage_mem and microvm.balloon and not program.has(REPORTING_SINCE):
-            message = f"huge pages and a balloon: {self._needs(REPORTING_SINCE, program)}"
-            problems.append(
-                Problem(where="hugepage_mem", message=message, hint="leave one of the two out")
-            )
-        return problems
+        return [*(limits.huge_pages(microvm, facts) if usual else ())]
 
     def control(
         self, path: Path, *, timeout_s: float, program: str = "", mem_mib: int = 0

@@ -9,20 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from microvm.errors import Problem
-from microvm.hypervisors import limits, resources
+from microvm.hypervisors import flawless, limits, resources
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.control import Control
-from microvm.hypervisors.features import Feature, Support
+from microvm.hypervisors.features import Feature, Support, use
 from microvm.hypervisors.kernel_line import kernel_line
+from microvm.hypervisors.room import Most, Room
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, HostFacts
 from microvm.model.identity import cid, mac, vsock_port
 from microvm.model.plan import JobEnd, LaunchPlan
 from microvm.model.runner import Runner
 
 PROGRAM = "lkvm"
-DISKS = 4
-"""MAX_DISK_IMAGES; the root's layers are one."""
+CONTROL = ".lkvm/vm.sock"
 BALLOON = ".lkvm/balloon"
 """MiB in the balloon: its protocol only knows more and less."""
 OWN_PARAMETERS = (
@@ -37,19 +37,35 @@ POWER_CID = "power.cid"
 POWER_PORT = 6977
 """vsock port on which the guest takes the wish to power off."""
 
+_SHARED_BAR = (
+    "kvmtool can't serve a device of the host whose MSI-X table or PBA shares a BAR with its"
+    " registers (lspci -vv): if yours does nothing"
+)
+"""It traps the BARs of both as if they held nothing else (vfio/pci.c)."""
+
 
 class Kvmtool(Hypervisor):
     """9p shares, taps, macvtaps, user networking; no virtiofs, no sandbox."""
 
     name = "kvmtool"
     program = PROGRAM
-    control_socket = ".lkvm/vm.sock"
+    newest = (3, 18)  # what every build tells since 2015 (util/KVMTOOLS-VERSION-GEN)
+    control_socket = CONTROL
     one_disk = True
     supports = (
         Support(feature=Feature.HUGE_PAGES),
         Support(feature=Feature.BALLOON),
+        Support(feature=Feature.BALLOON_KEEPS),
+        Support(feature=Feature.HUGE_BALLOON),
+        Support(
+            feature=Feature.SOCKET, available=False, instead=f"leave `socket` out: it is {CONTROL}"
+        ),
         Support(feature=Feature.DIRECT),
         Support(feature=Feature.SHARE_9P),
+        Support(
+            feature=Feature.READ_ONLY_9P, available=False,
+            instead="share a directory that is mounted read-only on the host",
+        ),
         Support(feature=Feature.NET_USER),
         Support(feature=Feature.NET_TAP),
         Support(feature=Feature.NET_BRIDGE),
@@ -60,17 +76,29 @@ class Kvmtool(Hypervisor):
         ),
         Support(feature=Feature.VSOCK),
         Support(feature=Feature.CREDENTIALS),
-        Support(feature=Feature.PCI),
+        Support(feature=Feature.PCI, flaw=_SHARED_BAR),
     )  # fmt: skip
+    takes = (
+        Most(room=Room.VCPUS, most=255),  # MPTABLE_MAX_CPUS
+        Most(room=Room.DISKS, most=4),  # MAX_DISK_IMAGES
+        Most(room=Room.DEVICES, most=32),  # it registers more, which no guest can address
+    )
+
+    def own_devices(self, microvm: MicroVM) -> int:
+        """Return how many devices it has at most beyond what is declared.
+
+        The root's disk, the source of randomness, vsock, and what one key asks for.
+        """
+        return 3 + sum(map(bool, (microvm.balloon, microvm.credential_files)))
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
         """Refuse what its command line and its devices can't say."""
         return [
             *limits.kernel(microvm), *limits.pci_addresses(microvm),
-            *_disk_problems(microvm), *_share_problems(microvm), *_other_problems(microvm),
+            *_disk_problems(microvm), *_share_problems(microvm),
         ]  # fmt: skip
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse directories that its command line can't name, and huge pages that are nowhere."""
         places = [("store", facts.store_dir)]
         places += [
@@ -91,7 +119,8 @@ class Kvmtool(Hypervisor):
             message = (
                 "kvmtool takes huge pages from a hugetlbfs; none is mounted that we may write to"
             )
-            hint = "sudo mount -t hugetlbfs -o uid=$USER none /dev/hugepages, or use qemu"
+            mount = "sudo mount -t hugetlbfs -o uid=$USER none /dev/hugepages"
+            hint = f"{mount}, or {self.others(Feature.HUGE_PAGES)}"
             problems.append(Problem(where="hugepage_mem", message=message, hint=hint))
         return problems
 
@@ -110,12 +139,6 @@ class Kvmtool(Hypervisor):
 
 def _disk_problems(vm: MicroVM) -> list[Problem]:
     problems = []
-    used = 1 + len(vm.volumes) + bool(vm.credential_files)
-    if used > DISKS:
-        ours = "one of the root and one of the credentials" if vm.credential_files else "the root's"
-        message = f"{used} disks with {ours}; kvmtool takes {DISKS}"
-        hint = "use fewer, larger volumes, or another hypervisor"
-        problems.append(Problem(where="volumes", message=message, hint=hint))
     for index, volume in enumerate(vm.volumes):
         problems += _comma(f"volumes.{index}.image", volume.image)
         if volume.image.startswith("scsi:"):
@@ -135,48 +158,7 @@ def _comma(where: str, path: str) -> list[Problem]:
 def _share_problems(vm: MicroVM) -> list[Problem]:
     problems = []
     for index, share in enumerate(vm.shares):
-        key = f"shares.{index}"
-        if share.read_only:
-            problems.append(
-                Problem(
-                    where=f"{key}.read_only",
-                    message="kvmtool can't keep a guest from writing to a 9p share",
-                    hint="use qemu, or virtiofs on cloud-hypervisor or crosvm",
-                )
-            )
-        if share.security_model != "none":
-            problems.append(
-                Problem(
-                    where=f"{key}.security_model",
-                    message="kvmtool's 9p shares have the owners and modes of the host",
-                    hint="leave it out, or use qemu",
-                )
-            )
-        problems += _comma(f"{key}.source", share.source)
-    return problems
-
-
-def _other_problems(vm: MicroVM) -> list[Problem]:
-    problems = []
-    if vm.balloon and vm.deflate_on_oom:
-        problems.append(
-            Problem(
-                where="deflate_on_oom",
-                message="kvmtool's balloon does not give memory back when the guest runs out",
-                hint="leave it out",
-            )
-        )
-    if sum(interface.type == "user" for interface in vm.interfaces) > 1:
-        message = "kvmtool has one user interface at most"
-        problems.append(Problem(where="interfaces", message=message, hint="use taps"))
-    if vm.socket is not None:
-        problems.append(
-            Problem(
-                where="socket",
-                message=f"kvmtool chooses the place of its socket: {Kvmtool.control_socket}",
-                hint="leave it out",
-            )
-        )
+        problems += _comma(f"shares.{index}.source", share.source)
     return problems
 
 
@@ -216,7 +198,7 @@ class _Plan:
             "--initrd", resources.initrd(runner, facts),
             "--params", line,
         )  # fmt: skip
-        common = resources.common_plan(runner, facts, Kvmtool.control_socket)
+        common = resources.common_plan(runner, facts, CONTROL)
         return replace(
             common,
             argv=argv,
@@ -226,7 +208,7 @@ class _Plan:
             volumes=resources.volume_plans(runner, guessed=True),
             opened=resources.opened(runner),
             directories=(".lkvm",),
-            sockets=(Kvmtool.control_socket,),
+            sockets=(CONTROL,),
             escape=ESCAPE,
             job=job if facts.job else None,
             notes=(*common.notes, *self._notes()),
@@ -256,12 +238,7 @@ class _Plan:
                 " to shut down (modprobe vhost_vsock)"
             )
         if self._vm.devices:
-            # It traps the BARs of both as if they held nothing else (vfio/pci.c).
-            yield (
-                "kvmtool can't serve a device of the host whose MSI-X table or PBA shares a BAR"
-                " with its registers (lspci -vv): if yours does nothing, use qemu or"
-                " cloud-hypervisor"
-            )
+            yield f"{_SHARED_BAR}, {use(flawless(Feature.PCI))}"
 
     def _own_parameters(self) -> tuple[str, ...]:
         words = list(OWN_PARAMETERS)

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from microvm.errors import Problem
+from microvm.hypervisors.features import use
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import HostFacts
 
 HOTPLUG_STEP_MIB = 128
 """Linux adds memory in blocks of it; cloud-hypervisor and firecracker insist on multiples."""
@@ -23,24 +24,6 @@ def own_devices(microvm: MicroVM) -> int:
     """
     asked = (microvm.balloon, microvm.hotplug_mem, microvm.vsock.cid, microvm.credential_files)
     return LAYERS + 2 + sum(map(bool, asked))
-
-
-def devices(microvm: MicroVM, slots: int, *, more: int = 0) -> Iterator[Problem]:
-    """Refuse more devices than there are slots; `more`: those of this hypervisor alone."""
-    own = own_devices(microvm) + more
-    declared = ("volumes", "shares", "interfaces", "devices")
-    used = own + sum(len(getattr(microvm, key)) for key in declared)
-    if used > slots:
-        message = f"{used} devices, {own} of them our own; {microvm.hypervisor} has {slots} slots"
-        yield too_many(microvm, message)
-
-
-def too_many(microvm: MicroVM, message: str) -> Problem:
-    """Return a refusal that names the devices of which there are most."""
-    kinds = ("volumes", "shares", "interfaces", "devices")
-    where = max(kinds, key=lambda key: len(getattr(microvm, key)))
-    hint = "use fewer, larger volumes" if where == "volumes" else f"use fewer {where}"
-    return Problem(where=where, message=message, hint=hint)
 
 
 def pci_addresses(microvm: MicroVM) -> Iterator[Problem]:
@@ -62,7 +45,19 @@ def hotplug(microvm: MicroVM) -> Iterator[Problem]:
             yield Problem(where=key, message=message, hint=f"say {near}")
 
 
-def huge_pages(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+def absent(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
+    """Refuse a user and directories that the host does not have."""
+    if not facts.has_user:
+        name = microvm.user
+        message = f"the VMM can't become {name}: this host has no such user"
+        hint = f"correct it, or make the user: sudo useradd --system {name}"
+        yield Problem(where="user", message=message, hint=hint)
+    for index, why in facts.unserved.items():
+        hint = "make the directory, or correct `source`"
+        yield Problem(where=f"shares.{index}.source", message=why, hint=hint)
+
+
+def huge_pages(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Refuse huge pages that the host has not set aside: some VMMs would die without a word."""
     if not microvm.hugepage_mem or facts.hugepages_free is None or not facts.hugepage_kib:
         return
@@ -79,7 +74,7 @@ def huge_pages(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def vhost_net(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+def vhost_net(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Refuse vhost-net where the host has none that we may open."""
     for index, interface in enumerate(microvm.interfaces):
         if interface.tap.vhost and not facts.vhost_net:
@@ -89,14 +84,14 @@ def vhost_net(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
             yield Problem(where=where, message=message, hint=hint)
 
 
-def vhost_vsock(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+def vhost_vsock(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Refuse a context id where the host has no vsock that we may open."""
+    from microvm.hypervisors import those  # all back ends: for those who ask
+
     if microvm.vsock.cid is not None and not facts.vhost_vsock:
         message = "there is no /dev/vhost-vsock that may be opened here"
-        hint = (
-            "modprobe vhost_vsock, and run as a user who may open it; or use cloud-hypervisor or"
-            " firecracker, which do without"
-        )
+        without = use(those(lambda each: not each.host_vsock))
+        hint = f"modprobe vhost_vsock, and run as a user who may open it; or {without}"
         yield Problem(where="vsock.cid", message=message, hint=hint)
 
 

@@ -9,13 +9,25 @@ from microvm.errors import Problem
 from microvm.hypervisors.base import Hypervisor
 from microvm.hypervisors.control import Control
 from microvm.hypervisors.features import Feature, Support
-from microvm.hypervisors.qemu_limits import host_limits, limits
+from microvm.hypervisors.qemu_limits import (
+    MMIO_SLOTS,
+    PCI_SLOTS,
+    host_limits,
+    limits,
+    own_slots,
+    slots_used,
+)
 from microvm.hypervisors.qemu_plan import CONTROL, MOST_QUEUES, PROGRAM, QemuPlan
+from microvm.hypervisors.room import Most, Room
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import Facts, HostFacts
 from microvm.model.forwards import HOST
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import Runner
+
+MMIO = Most(
+    room=Room.DEVICES, most=MMIO_SLOTS, instead="leave `qemu.machine` out, which chooses q35 then"
+)
 
 
 class Qemu(Hypervisor):
@@ -34,16 +46,24 @@ class Qemu(Hypervisor):
         Support(feature=Feature.HOTPLUGGED),
         Support(feature=Feature.BALLOON),
         Support(feature=Feature.INITIAL_BALLOON),
+        Support(feature=Feature.BALLOON_GIVES),
+        Support(feature=Feature.BALLOON_KEEPS),
+        Support(feature=Feature.HUGE_BALLOON),
+        Support(feature=Feature.SOCKET),
         Support(feature=Feature.USER),
         Support(feature=Feature.SERIAL),
         Support(feature=Feature.DIRECT),
         Support(feature=Feature.QCOW2),
+        Support(feature=Feature.QCOW2_DIRECT),
         Support(feature=Feature.VHD),
         Support(feature=Feature.SHARE_9P),
+        Support(feature=Feature.READ_ONLY_9P),
+        Support(feature=Feature.MAPPED_9P),
         Support(feature=Feature.SHARE_VIRTIOFS),
         Support(feature=Feature.ROOT_SHARED),
         Support(feature=Feature.ROOT_9P),
         Support(feature=Feature.NET_USER),
+        Support(feature=Feature.NET_USER_MORE),
         Support(feature=Feature.NET_TAP),
         Support(feature=Feature.NET_BRIDGE),
         Support(feature=Feature.NET_MACVTAP),
@@ -63,12 +83,27 @@ class Qemu(Hypervisor):
             f'{HOST}; say guest.address = "{HOST}" and the same port',
         ),
     )  # fmt: skip
+    takes = (
+        Most(room=Room.VCPUS, most=288),  # of machine microvm, and of q35 in 7.2
+        Most(room=Room.DEVICES, most=PCI_SLOTS),
+    )
+
+    def rooms(self, microvm: MicroVM) -> tuple[Most, ...]:
+        """Return how many of something it takes: machine `microvm` has fewer slots."""
+        fewer = microvm.qemu.machine == "microvm"
+        return (*self.takes, MMIO) if fewer else self.takes
+
+    def used(self, room: Room, microvm: MicroVM) -> tuple[int, int]:
+        """Return how much of a room a declaration takes, and how much of that it doesn't name."""
+        if room is Room.DEVICES:
+            return slots_used(microvm), own_slots(microvm)
+        return super().used(room, microvm)
 
     def further_problems(self, microvm: MicroVM) -> list[Problem]:
-        """Return every reason that is no feature, such as too many disks."""
+        """Return every reason that no row has, such as names that qemu does not take."""
         return list(limits(microvm))
 
-    def problems_here(self, microvm: MicroVM, facts: Facts) -> list[Problem]:
+    def problems_here(self, microvm: MicroVM, facts: HostFacts) -> list[Problem]:
         """Refuse what this host has no device, machine or virtiofsd for."""
         return list(host_limits(microvm, facts))
 

@@ -11,13 +11,12 @@ from microvm.hypervisors.limits import (
     kernel,
     own_devices,
     pci_addresses,
-    too_many,
     vhost_net,
     vhost_vsock,
 )
 from microvm.hypervisors.qemu_devices import USB_KEYS, has_usb
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Facts
+from microvm.model.facts import HostFacts
 
 MMIO_SLOTS = 24
 """virtio-mmio transports of machine `microvm` with its second I/O APIC (hw/i386/microvm.c)."""
@@ -35,6 +34,9 @@ _ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 """What QEMU takes for an id (util/id.c)."""
 _ADDR = re.compile(r"(?:0x)?[01]?[0-9a-fA-F](?:\.[0-7])?")
 """Slot and function (hw/core/qdev-properties-system.c)."""
+ROOT_BUS = "pcie.0"
+USB_BUS = "usb.0"
+"""Bus of the controller that is there where a USB device is declared; its id is `usb`."""
 _OUR_IDS = ("hotplug", "usb")
 """Ids of devices that the plan names."""
 _OWN_PROPERTIES = {
@@ -47,17 +49,17 @@ _OWN_PROPERTIES = {
 
 def limits(microvm: MicroVM) -> Iterator[Problem]:
     """Yield every reason beyond features why qemu can't run it."""
-    yield from _slots(microvm)
     yield from hotplug(microvm)
     yield from _passed_through(microvm)
     yield from _ports(microvm)
+    yield from _buses(microvm)
     yield from _machine(microvm)
     yield from _names(microvm)
     yield from kernel(microvm)
     yield from _shares_9p(microvm)
 
 
-def host_limits(microvm: MicroVM, facts: Facts) -> Iterator[Problem]:
+def host_limits(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
     """Yield what qemu could do, but not on this host."""
     if microvm.qemu.machine == "microvm" and facts.accelerator.kind == "tcg":
         message = f"machine microvm does not boot here: {facts.accelerator.reason}"
@@ -108,24 +110,18 @@ def _shares_9p(microvm: MicroVM) -> Iterator[Problem]:
 
 def slots_used(microvm: MicroVM) -> int:
     """Return how many slots of the machine's one bus the devices take at most."""
-    used = _own_devices(microvm)
+    used = own_slots(microvm)
     used += sum(map(len, (microvm.volumes, microvm.shares, microvm.interfaces)))
-    # What says its own bus is not on the root bus, of which the slots are.
-    used += sum(port.bus is None for port in microvm.qemu.pcie_root_ports)
-    return used + sum(each.bus == "pci" and each.qemu.bus is None for each in microvm.devices)
+    # What says another bus is not on the root bus, of which the slots are.
+    on_root = (None, ROOT_BUS)
+    used += sum(port.bus in on_root for port in microvm.qemu.pcie_root_ports)
+    return used + sum(each.bus == "pci" and each.qemu.bus in on_root for each in microvm.devices)
 
 
-def _own_devices(microvm: MicroVM) -> int:
+def own_slots(microvm: MicroVM) -> int:
+    """Return how many of them the items that are declared do not take."""
     # Credentials are no disk here (fw_cfg); devices of USB have one controller.
     return own_devices(microvm) - bool(microvm.credential_files) + has_usb(microvm)
-
-
-def _slots(microvm: MicroVM) -> Iterator[Problem]:
-    limit = MMIO_SLOTS if microvm.qemu.machine == "microvm" else PCI_SLOTS
-    used, own = slots_used(microvm), _own_devices(microvm)
-    if used > limit:
-        message = f"{used} devices, {own} of them our own; the machine has {limit} slots"
-        yield too_many(microvm, message)
 
 
 def _machine(microvm: MicroVM) -> Iterator[Problem]:
@@ -199,6 +195,28 @@ def _ports(microvm: MicroVM) -> Iterator[Problem]:
             yield Problem(where=where, message=message, hint="leave chassis out")
         elif place:
             taken[place] = where
+
+
+def _buses(microvm: MicroVM) -> Iterator[Problem]:
+    ports = [port.id for port in microvm.qemu.pcie_root_ports]
+    for index, port in enumerate(microvm.qemu.pcie_root_ports):
+        known = [ROOT_BUS, *ports[:index]]
+        yield from _bus(microvm, port.bus, known, f"qemu.pcie_root_ports.{index}.bus")
+    more = ["usb-bus.0"] if microvm.qemu.machine_opts.get("usb") == "on" else []
+    for index, device in enumerate(microvm.devices):
+        known = [ROOT_BUS, *ports] if device.bus == "pci" else [USB_BUS, *more]
+        yield from _bus(microvm, device.qemu.bus, known, f"devices.{index}.qemu.bus")
+
+
+def _bus(microvm: MicroVM, bus: str | None, known: list[str], where: str) -> Iterator[Problem]:
+    """Refuse a bus that qemu would not find: devices are made in the order of its arguments."""
+    first = bus.partition("/")[0] if bus else ""  # nothing before the slash: a path from the top
+    if first and first not in known:
+        *most, last = known
+        hint = f"say {', '.join(most)}{' or ' if most else ''}{last}"
+        if any(f"id={first.partition('.')[0]}" in word for word in microvm.qemu.extra_args):
+            hint += "; the devices of `extra_args` are made later than this one"
+        yield Problem(where=where, message=f"there is no bus {bus} for it", hint=hint)
 
 
 def _names(microvm: MicroVM) -> Iterator[Problem]:

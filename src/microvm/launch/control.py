@@ -11,6 +11,7 @@ from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Ballooning, Control
 from microvm.launch import planning
+from microvm.model.constraints import LEAST_MIB
 from microvm.model.runner import Runner
 
 ANSWER_S = 10.0
@@ -95,6 +96,11 @@ def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
     if not (runner.microvm.balloon or runner.microvm.hotplug_mem):
         raise UnsupportedOperation(
             f"{runner.name} has no balloon", hint="set `balloon = true` and start it again"
+        )
+    if size_mib < LEAST_MIB:
+        raise UnsupportedOperation(
+            f"{size_mib} MiB is too little memory for {runner.name}",
+            hint=f"say at least {LEAST_MIB}; what runs in the guest needs more",
         )
     if not _runs(runner, state_dir):
         raise StateError(

@@ -4,17 +4,18 @@ import json
 import os
 import pwd
 import stat
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from microvm.errors import HostError, SpecError, StateError
+from microvm.errors import HostError, Problem, SpecError, StateError
 from microvm.host import facts as host_facts
 from microvm.host import files, kvm, linux, places, process, volumes
 from microvm.hypervisors import Hypervisor, hypervisor, resources, virtiofsd
 from microvm.hypervisors.features import Feature
 from microvm.model.codec import from_plain
 from microvm.model.declaration import MicroVM
-from microvm.model.facts import Accelerator, Facts, Program
+from microvm.model.facts import Accelerator, Facts, HostFacts, Program
 from microvm.model.identity import machine_id
 from microvm.model.plan import LaunchPlan
 from microvm.model.runner import SCHEMA, Runner
@@ -68,29 +69,18 @@ def gather(runner: Runner, start: Start) -> Facts:
     microvm = runner.microvm
     state_dir, dry = start.state_dir, start.dry
     store_dir = start.runner_dir.resolve().parent
-    backend = hypervisor(microvm.hypervisor)
-    programs = require(microvm, store_dir=store_dir, project_dir=start.project_dir, dry=dry)
-    vmm = programs[backend.program]
     kernel = store_dir / runner.system.kernel / "vmlinuz"
+    host = this_host(
+        microvm, store_dir=store_dir, project_dir=start.project_dir, kernel=kernel, dry=dry
+    )
     planned = resources.volume_plans(runner)
     return Facts(
-        accelerator=_accelerator(backend, runner, vmm, kernel, dry=dry),
-        programs=programs,
+        **{each.name: getattr(host, each.name) for each in fields(HostFacts)},
         state_dir=str(state_dir),
-        project_dir=str(start.project_dir),
-        store_dir=str(store_dir),
         machine_id=identity(runner, state_dir, dry=dry),
         secret=os.urandom(16).hex(),
-        vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
         positions=volumes.positions(planned, state_dir),
         outgrown=volumes.outgrown(planned, state_dir),
-        vhost_net=os.access("/dev/vhost-net", os.R_OK | os.W_OK),
-        root=os.geteuid() == 0,
-        landlock=linux.landlock_abi(),
-        hugepage_kib=host_facts.hugepage_kib() if microvm.hugepage_mem else 0,
-        hugepages_free=host_facts.hugepages_free() if microvm.hugepage_mem else None,
-        hugetlbfs=host_facts.hugetlbfs() if microvm.hugepage_mem else None,
-        shmem_thp=host_facts.shmem_thp() if microvm.hugepage_mem else None,
         watched=start.watched,
         job=start.job,
         terminal=start.terminal,
@@ -105,14 +95,54 @@ def identity(runner: Runner, state_dir: Path, *, dry: bool = False) -> str:
     return machine_id(host_facts.host_id(state_dir, dry=dry), runner.name, str(state_dir))
 
 
-def require(
+def obstacles(
     microvm: MicroVM, *, store_dir: Path, project_dir: Path, dry: bool = False
-) -> dict[str, Program]:
-    """Return the programs that a start takes, by name. Raises `HostError` where something lacks,
-    `SpecError` where a program is too old.
+) -> list[Problem]:
+    """Return what this host, or these versions of programs, can't do of what is declared.
 
-    That needs no runner: nothing is built in vain. `dry`: remember nothing, and do without KVM.
+    That needs no runner: nothing is built in vain. `dry` and errors: as of `this_host`.
     """
+    host = this_host(microvm, store_dir=store_dir, project_dir=project_dir, dry=dry)
+    return hypervisor(microvm.hypervisor).check(microvm, host)
+
+
+def this_host(
+    microvm: MicroVM,
+    *,
+    store_dir: Path,
+    project_dir: Path,
+    kernel: Path | None = None,
+    dry: bool = False,
+) -> HostFacts:
+    """Return what a declaration asks of this host. Raises `HostError` where something lacks.
+
+    `kernel`: try KVM out with it. `dry`: remember nothing, and do without KVM.
+    """
+    programs = _programs(microvm, store_dir=store_dir, project_dir=project_dir, dry=dry)
+    backend = hypervisor(microvm.hypervisor)
+    huge = microvm.hugepage_mem
+    return HostFacts(
+        accelerator=_accelerator(backend, microvm, programs[backend.program], kernel, dry=dry),
+        programs=programs,
+        project_dir=str(project_dir),
+        store_dir=str(store_dir),
+        vhost_vsock=os.access("/dev/vhost-vsock", os.R_OK | os.W_OK),
+        vhost_net=os.access("/dev/vhost-net", os.R_OK | os.W_OK),
+        root=os.geteuid() == 0,
+        has_user=microvm.user is None or _is_user(microvm.user),
+        unserved=dict(_unserved(microvm, project_dir)),
+        landlock=linux.landlock_abi(),
+        hugepage_kib=host_facts.hugepage_kib() if huge else 0,
+        hugepages_free=host_facts.hugepages_free() if huge else None,
+        hugetlbfs=host_facts.hugetlbfs() if huge else None,
+        shmem_thp=host_facts.shmem_thp() if huge else None,
+    )
+
+
+def _programs(
+    microvm: MicroVM, *, store_dir: Path, project_dir: Path, dry: bool
+) -> dict[str, Program]:
+    """Return the programs that a start takes, by name, once KVM may be used where it has to."""
     backend = hypervisor(microvm.hypervisor)
     installed = places.installed(store_dir, backend.program)
     declared = process.placed(backend.declared_program(microvm), project_dir)
@@ -126,43 +156,34 @@ def require(
         raise HostError(f"{missing.message}, and {lack.message}", hint=lack.hint) from missing
     if lack is not None:
         raise lack
-    if problems := backend.too_old(microvm, vmm):
-        raise SpecError(problems)
-    if microvm.user is not None:
-        _check_user(microvm.user)
     programs = {backend.program: vmm}
     if microvm.uses("virtiofs"):
         named = process.placed(microvm.virtiofsd.program, project_dir)
         found = host_facts.program(virtiofsd.PROGRAM, named, virtiofsd.PLACES, dry=dry)
         programs[virtiofsd.PROGRAM] = found
-    for share in microvm.shares:
-        if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
-            raise HostError(
-                f"can't serve the share {share.tag}: {why}",
-                hint="make the directory, or correct `source`",
-            )
     return programs
 
 
-def _check_user(name: str) -> None:
-    if os.geteuid() != 0:
-        message = f"only root can start a machine whose VMM becomes {name}"
-        raise HostError(message, hint="start it as root, or leave `user` out")
+def _unserved(microvm: MicroVM, project_dir: Path) -> Iterator[tuple[int, str]]:
+    for index, share in enumerate(microvm.shares):
+        if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
+            yield index, why
+
+
+def _is_user(name: str) -> bool:
     try:
         pwd.getpwnam(name)
-    except KeyError as missing:
-        raise HostError(
-            f"the VMM can't become {name}: this host has no such user",
-            hint=f"correct `user`, or make it: sudo useradd --system {name}",
-        ) from missing
+    except KeyError:
+        return False
+    return True
 
 
 def _accelerator(
-    backend: Hypervisor, runner: Runner, vmm: Program, kernel: Path, *, dry: bool
+    backend: Hypervisor, microvm: MicroVM, vmm: Program, kernel: Path | None, *, dry: bool
 ) -> Accelerator:
     """Return how virtual CPUs are run."""
     if backend.support(Feature.ACCEL_TCG).available:
-        return kvm.accelerator(vmm, kernel, runner.microvm.accel, dry=dry)
+        return kvm.accelerator(vmm, kernel, microvm.accel, dry=dry)
     return kvm.only(backend.name)
 
 

@@ -49,6 +49,8 @@ class Check:
         return value
 
 
+LEAST_MIB = 32
+"""Memory below which no guest lives."""
 NAME_MAX = 255
 PATH_MAX = 4095
 """What Linux takes: bytes of one name, of a whole path less the final NUL (limits.h)."""

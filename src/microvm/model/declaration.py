@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from microvm.model.constraints import (
+    LEAST_MIB,
     STRICT,
     Cpus,
     CredentialName,
@@ -76,7 +77,7 @@ class MicroVM:
     """CPU model to emulate; on qemu features of it may follow after commas: `max,pmu=off`."""
     vcpu: Cpus = 1
     """Virtual CPUs, at most 255."""
-    mem: Annotated[int, Ge(32), Le(2**24)] = 512
+    mem: Annotated[int, Ge(LEAST_MIB), Le(2**24)] = 512
     """Memory in MiB."""
     hugepage_mem: bool = False
     """Back the guest's memory with huge pages."""

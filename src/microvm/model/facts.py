@@ -33,31 +33,25 @@ class Accelerator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """The host as one launch sees it."""
+class HostFacts:
+    """The host as a machine meets it, known before anything is built."""
 
     accelerator: Accelerator
     programs: Mapping[str, Program]
-    state_dir: str
-    """Absolute path; the VMM's working directory."""
     project_dir: str
     """Absolute path that relative sources of shares start at."""
     store_dir: str
     """Absolute path of the directory that holds the store's items."""
-    machine_id: str
-    """32 hexadecimal digits that name this machine."""
-    secret: str = ""
-    """Made anew for each start; what knows it may power the guest off."""
     vhost_vsock: bool = False
     """Whether the host's kernel passes vsock on to guests (/dev/vhost-vsock)."""
     vhost_net: bool = False
     """Whether the host's kernel moves packets of guests itself (/dev/vhost-net)."""
-    positions: Mapping[int, str] = field(default_factory=dict)
-    """File system of each volume, by its index, that was not made here: found by position."""
-    outgrown: tuple[int, ...] = ()
-    """Volumes, by their index, whose file system the guest has to grow to the declared size."""
     root: bool = False
     """Whether we are root on the host."""
+    has_user: bool = True
+    """Whether the host has the declared `user`."""
+    unserved: Mapping[int, str] = field(default_factory=dict)
+    """Why the directory of a share, by its index, can't be served."""
     landlock: int = 0
     """Which landlock(7) the host's kernel has: its ABI's number, 0 for none."""
     hugepage_kib: int = 0
@@ -68,6 +62,22 @@ class Facts:
     """Where a file system of huge pages is mounted that we may write to; asked like `shmem_thp`."""
     shmem_thp: str | None = None
     """What the host says of transparent huge pages in shared memory (shmem_enabled)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts(HostFacts):
+    """The host as one launch sees it."""
+
+    state_dir: str
+    """Absolute path; the VMM's working directory."""
+    machine_id: str
+    """32 hexadecimal digits that name this machine."""
+    secret: str = ""
+    """Made anew for each start; what knows it may power the guest off."""
+    positions: Mapping[int, str] = field(default_factory=dict)
+    """File system of each volume, by its index, that was not made here: found by position."""
+    outgrown: tuple[int, ...] = ()
+    """Volumes, by their index, whose file system the guest has to grow to the declared size."""
     watched: bool = False
     """Whether a launcher stays beside the VMM."""
     job: bool = False

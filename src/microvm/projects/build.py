@@ -40,13 +40,17 @@ def check_host(
     project: Project, name: str | None = None, *, store: Store, dry: bool = False
 ) -> None:
     """Raise `HostError` where this host lacks what running a MicroVM takes: a program, KVM, a user;
-    `SpecError` where a program is too old for it.
+    `SpecError` with all that it, or a program of this version, can't do of what is declared.
 
     It needs no build. `dry`: only what showing the plan takes.
     """
     check(project)
-    microvm = project.get(name or project.pick())
-    planning.require(microvm, store_dir=store.path, project_dir=project.directory, dry=dry)
+    chosen = name or project.pick()
+    found = planning.obstacles(
+        project.get(chosen), store_dir=store.path, project_dir=project.directory, dry=dry
+    )
+    if found:
+        raise SpecError(project.placed(chosen, found))
 
 
 def lock(

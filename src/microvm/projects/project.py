@@ -37,15 +37,28 @@ class Project:
     """It came from elsewhere and is confined to itself."""
     names: tuple[str, ...] = field(default=())
     """All declared names, valid or not."""
-    overridden: bool = False
-    """Fields of it were changed when it was loaded, for this once."""
     reference: str = "."
     """As it was named when it was loaded."""
+    tables: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What the file says."""
+    changed: tuple[tuple[str, str], ...] = ()
+    """Overrides, each after the words that gave it."""
 
     @property
     def name(self) -> str:
         """The project's own name: that of its directory."""
         return self.directory.name
+
+    @property
+    def overridden(self) -> bool:
+        """Whether fields of it were changed when it was loaded, for this once."""
+        return bool(self.changed)
+
+    def placed(self, name: str, problems: Sequence[Problem]) -> tuple[Problem, ...]:
+        """Return problems of a MicroVM's keys with their places in the file."""
+        prefix = keypath.join(("microvms", name))
+        named = [replace(each, where=f"{prefix}.{each.where}") for each in problems]
+        return placing.place(named, self.file, self.tables, self.changed)
 
     def pick(self) -> str:
         """Return the name of the MicroVM that is meant. Raises `SpecError` when it is not clear."""
@@ -98,9 +111,9 @@ def load(
         changed.append((f"--hypervisor {hypervisor}", f"hypervisor={json.dumps(hypervisor)}"))
     draft = Project(
         directory=directory, file=file, microvms={}, selected=reference.name,
-        foreign=foreign, names=names, reference=text, overridden=bool(changed),
+        foreign=foreign, names=names, reference=text, tables=tables, changed=tuple(changed),
     )  # fmt: skip
-    return _validated(draft, tables, changed, trusted=trusted)
+    return _validated(draft, trusted=trusted)
 
 
 def _directory(reference: Reference) -> Path:
@@ -156,13 +169,9 @@ def _unknown(where: str, name: str, names: Sequence[str], file: Path) -> SpecErr
     return SpecError([Problem(where=where, message=message, hint=hint)])
 
 
-def _validated(
-    draft: Project, tables: dict[str, Any], changed: Sequence[tuple[str, str]], *, trusted: bool
-) -> Project:
-    """Validate every MicroVM and return the project with objects and problems.
-
-    `changed`: overrides, each after the words that gave it.
-    """
+def _validated(draft: Project, *, trusted: bool) -> Project:
+    """Validate every MicroVM and return the project with objects and problems."""
+    tables, changed = draft.tables, draft.changed
     problems = [
         Problem(where=key, message="there is no such table", hint="there are: defaults, microvms")
         for key in tables
