@@ -296,6 +296,12 @@ def test_what_only_one_machine_can_have_is_told_of_two(problems, one, other, whe
     assert problems(f"[microvms.a]\n{one}\n") == problems(f"[microvms.a]\n{other}\n") == []
 
 
+def test_a_cid_that_the_host_does_not_know_may_be_that_of_many(problems):
+    text = "[microvms.{}]\nvsock.cid = 7\nhypervisor = '{}'\n"
+    for kind in ("firecracker", "cloud-hypervisor"):
+        assert problems(text.format("a", kind) + text.format("b", kind)) == []
+
+
 def test_what_all_machines_have_from_the_defaults_is_told_once_and_there(problems):
     [found] = problems("[defaults]\nsocket = '/run/v'\n[microvms.a]\n[microvms.b]\n[microvms.c]\n")
     assert found.startswith("microvm.toml:2: defaults.socket: the socket /run/v is that of microv")
