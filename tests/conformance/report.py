@@ -13,6 +13,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 BOOTS = "boots to its greeting, writes its volume, powers off when asked; the volume is clean"
 RATIO = 1.15
 """Most that a boot may take of qemu's in the same bed."""
+MACVTAPS = "macvtaps in modes bridge, private, vepa, passthru, source, each with an address by DHCP"
+NINE = "owners that a guest gives over 9p (`security_model` passthrough, mapped, mapped-file)"
+TRANSLATED = "owners translated over virtiofs (`uid_map`, `gid_map`)"
+ACL = "POSIX ACLs over virtiofs (`posix_acl`)"
+CACHE = "what a guest keeps of a virtiofs share (`cache` auto, always, metadata, never)"
+FIRECRACKER = (
+    "`firecracker.drive_io_engine`: Async and Sync",
+    "`firecracker.cpu`: a CPU template",
+    "`firecracker.extra_config`: threads of a core, a limit on a volume",
+)
 BEHAVIOURS = (
     BOOTS,
     "the console takes what is typed",
@@ -25,6 +35,12 @@ BEHAVIOURS = (
     "a read-only virtiofs share",
     "a tap that joins a bridge: its MAC, an address by DHCP",
     "several queues of a tap",
+    MACVTAPS,
+    NINE,
+    TRANSLATED,
+    ACL,
+    CACHE,
+    *FIRECRACKER,
     "machine_id",
     "the UUID of the firmware (SMBIOS)",
     "OEM strings",
@@ -56,7 +72,9 @@ WHY = """
 - `-` for the UUID of the firmware: firecracker and kvmtool have no SMBIOS; `machine_id` reaches their
   guests by the kernel's command line. `-` for filtered system calls: kvmtool has no filter, and whether
   firecracker has one depends on how it was built. `-` for several queues: firecracker and kvmtool have
-  one, on crosvm one is used.
+  one, on crosvm one is used. `-` for owners over 9p: kvmtool's are those of the host, the others have
+  no 9p, as firecracker and kvmtool have no virtiofs, and firecracker no macvtap. `firecracker.*` is
+  read by firecracker alone. A static CPU template of its own is for processors that the bed has not.
 - Emulation by qemu: `tests/vm` sees it without a bed.
 """
 NOT_THERE = {
@@ -64,7 +82,12 @@ NOT_THERE = {
     "system calls of the VMM are filtered": ("kvmtool", "firecracker"),
     "OEM strings": ("qemu", "firecracker", "crosvm", "kvmtool"),
     "several queues of a tap": ("firecracker", "crosvm", "kvmtool"),
-    "a read-only virtiofs share": ("firecracker", "kvmtool"),
+    **dict.fromkeys(
+        ("a read-only virtiofs share", TRANSLATED, ACL, CACHE), ("firecracker", "kvmtool")
+    ),
+    NINE: ("cloud-hypervisor", "firecracker", "crosvm", "kvmtool"),
+    MACVTAPS: ("firecracker",),
+    **dict.fromkeys(FIRECRACKER, ("qemu", "cloud-hypervisor", "crosvm", "kvmtool")),
 }
 
 
