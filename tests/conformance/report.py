@@ -23,6 +23,10 @@ FIRECRACKER = (
     "`firecracker.cpu`: a CPU template",
     "`firecracker.extra_config`: threads of a core, a limit on a volume",
 )
+EXAMPLES = (
+    "hello", "python-1", "python-2", "python-3", "build-box", "shares", "web",
+    "imageless-virtiofs", "imageless-9p",
+)  # fmt: skip
 BEHAVIOURS = (
     BOOTS,
     "the console takes what is typed",
@@ -46,7 +50,7 @@ BEHAVIOURS = (
     "OEM strings",
     "several virtual CPUs",
     "system calls of the VMM are filtered",
-    *(f"`examples#{name}`" for name in ("hello", "python-1", "build-box", "shares", "web")),
+    *(f"`examples#{name}`" for name in EXAMPLES),
 )
 HEAD = """<!-- Written by `make test-nested`. -->
 
@@ -67,8 +71,6 @@ WHY = """
 - PCI passthrough is tried with an emulated NVMe disk behind an emulated IOMMU, whose MSI-X table has a
   BAR of its own as kvmtool needs it, on crosvm with `pci=nomsi` ([why](how-to/hypervisor.md#devices-of-the-host-and-images-other-than-raw)); of vhd and
   vhdx images a vhd is.
-- A root served from the host's directories: its layers belong to sub-uids of the machine that built
-  them, and the bed is another machine; `tests/vm` boots such roots on qemu.
 - `-` for the UUID of the firmware: firecracker and kvmtool have no SMBIOS; `machine_id` reaches their
   guests by the kernel's command line. `-` for filtered system calls: kvmtool has no filter, and whether
   firecracker has one depends on how it was built. `-` for several queues: firecracker and kvmtool have

@@ -260,25 +260,33 @@ def test_a_panic_ends_the_run_and_is_told(kind, bed, built, seen):
     seen.add(kind, "a kernel that panics ends the run, and its words are told")
 
 
+PLACES = "stat -c '%u:%g %a' /usr/bin/su /var/lib/systemd/network"
+NO_DISK = "ls /sys/block | grep -c ^vd; grep -o 'microvm.layers=[a-z0-9]*' /proc/cmdline"
 EXAMPLES = {
     "hello": ("hostname", "hello"),
-    "python-1": ("cat /etc/motd", "This is number 1 of three."),
     "build-box": ("cd /src && make >&2 && ./hello", "built in a MicroVM"),
     "shares": ("ls /virtiofs /9p", "from-the-host"),
     "web": ("systemctl is-active nginx && cat /var/www/html/index.html", "Hello from a MicroVM"),
+    **{
+        f"imageless-{proto}": (
+            f"{PLACES}; {NO_DISK}",
+            f"0:0 4755\n998:998 755\n0\nmicrovm.layers={proto}",
+        )
+        for proto in ("virtiofs", "9p")
+    },
 }
 """What each example is asked to do, and what it says then."""
-EVERYWHERE = ("hello", "python-1")
+EVERYWHERE = ("hello",)
 """Examples that no hypervisor may refuse."""
+ROOTS = {"imageless-virtiofs": Feature.ROOT_SHARED, "imageless-9p": Feature.ROOT_9P}
 
 
 @long_form
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_runs_or_says_what_to_use(kind, example, bed, built, microvm_cli, seen):
-    name = example.partition("-1")[0]
-    project = beds.EXAMPLES / name
+    project = beds.EXAMPLES / example.partition("-virtiofs")[0].partition("-9p")[0]
     row = f"`examples#{example}`"
-    checked = microvm_cli("check", "--hypervisor", kind, str(project))
+    checked = microvm_cli("check", "--hypervisor", kind, f"{project}#{example}")
     if checked.returncode:
         assert example not in EVERYWHERE, checked.stderr
         for line in checked.stderr.splitlines()[1:]:
@@ -290,9 +298,28 @@ def test_an_example_runs_or_says_what_to_use(kind, example, bed, built, microvm_
     job, said = EXAMPLES[example]
     done = bed(
         f"mkdir -p {state}; cp -r {given}/. {state};"
-        f" python3 {beds.WORK}/driver.py {inner} {state} {SECONDS} -- sh -c '{job}'",
+        f' python3 {beds.WORK}/driver.py {inner} {state} {SECONDS} -- sh -c "{job}"',
         timeout=3 * SECONDS,
     )
     assert done.status == 0, done.output
     assert said in done.output, done.output
     seen.add(kind, row, "runs")
+    if example in ROOTS:
+        seen.add(kind, ROOTS[example])
+
+
+@long_form
+def test_the_three_of_the_python_example_run(kind, bed, built, seen):
+    # One after the other: several at once take the whole bed down.
+    project = beds.EXAMPLES / "python"
+    for number in (1, 2, 3):
+        name = f"python-{number}"
+        inner, state = built(kind, name, of=project), f"/run/vm/{name}-{kind}"
+        done = bed(
+            f"mkdir -p {state};"
+            f" python3 {beds.WORK}/driver.py {inner} {state} {SECONDS} -- cat /etc/motd",
+            timeout=3 * SECONDS,
+        )
+        assert done.status == 0, done.output
+        assert f"This is number {number} of three." in done.output.splitlines(), done.output
+        seen.add(kind, f"`examples#{name}`", "runs")
