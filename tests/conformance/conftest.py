@@ -9,7 +9,7 @@ from pathlib import Path
 import bed as beds
 import pytest
 from bed import REPEAT, SECONDS
-from declared import GIFT, KINDS
+from declared import DIRECTORIES, GIFT, KINDS
 from report import PAGE, Seen
 
 from microvm.hypervisors import hypervisor
@@ -111,7 +111,8 @@ def guest(tmp_path_factory):
     place = tmp_path_factory.mktemp("inner") / "guest"
     shutil.copytree(beds.HERE / "guest", place)
     (place / "secret.txt").write_text("whisper\n")
-    (place / "shared").mkdir()
+    for name in DIRECTORIES:
+        (place / name).mkdir()
     return place
 
 
@@ -155,13 +156,16 @@ def boots(request, bed, built, versions):
 
 @pytest.fixture
 def prepared(bed):
-    """What a host has to have for the extras: huge pages, a link for macvtaps, an image."""
+    """What a host has to have for the extras: huge pages, links for macvtaps."""
     done = bed(
         "echo 600 >/proc/sys/vm/nr_hugepages;"
         "echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled;"
-        "ip link show side >/dev/null 2>&1 || {"
-        " ip link add side type veth peer name peer && ip link set peer master br0 up"
-        " && ip link set side up; }",
+        "mkdir -p /dev/hugepages; mountpoint -q /dev/hugepages ||"
+        " mount -t hugetlbfs none /dev/hugepages;"
+        "for link in side alone; do"
+        " ip link show $link >/dev/null 2>&1 && continue;"
+        " ip link add $link type veth peer name of-$link && ip link set of-$link master br0 up"
+        " && ip link set $link up || exit; done",
         timeout=SECONDS,
     )
     assert done.status == 0, done.output

@@ -11,11 +11,25 @@ MACHINE_ID = "0123456789abcdef0123456789abcdef"
 MAC = "02:00:00:00:77:"
 SERIAL = "data-7"
 PORT = 8100
-SHARES = {
-    "files": '{tag="files",source="shared",mount_point="/srv/files",proto="virtiofs"}',
-    "locked": '{tag="locked",source="shared",mount_point="/srv/locked",read_only=true}',
-    "nine": '{tag="nine",source="shared",mount_point="/srv/nine",proto="9p"}',
+VIRTIOFS = {
+    "files": 'source="shared",proto="virtiofs"',
+    "locked": 'source="shared",read_only=true,cache="always"',
+    "moved": 'source="moved",uid_map=["map:1000:4000:10"],gid_map=["map:1000:5000:10"],cache="metadata"',
+    "acl": 'source="shared",posix_acl=true,cache="never"',
 }
+NINE = {
+    "nine": 'source="shared",proto="9p"',
+    "passed": 'source="passed",proto="9p",security_model="passthrough"',
+    "mapped": 'source="mapped",proto="9p",security_model="mapped"',
+    "beside": 'source="beside",proto="9p",security_model="mapped-file"',
+}
+"""What shares are, by their tags: those of virtiofs, and of 9p, of which all but qemu have one."""
+DIRECTORIES = ("shared", "moved", "passed", "mapped", "beside")
+"""What they are of."""
+MODES = ("bridge", "private", "vepa", "passthru", "source")
+"""Of macvtaps."""
+MASKED = "adx"
+"""What the CPU template hides, of what every guest of the bed has: bit 19 of EBX of leaf 7."""
 GIFT, PEN = "0000:00:1e.0", "vendorid=0x0627,productid=0x0001"
 """The NVMe disk and the USB tablet that the bed can give away."""
 PACKED = {Feature.QCOW2: "packed.qcow2", Feature.VHD: "packed.vhd"}
@@ -29,9 +43,12 @@ def has(kind, feature):
 
 
 def shares(kind):
-    """Return the shares of a guest: two of virtiofs, one of them read-only, and one of 9p."""
-    of_virtiofs = ("files", "locked") if has(kind, Feature.SHARE_VIRTIOFS) else ()
-    return (*of_virtiofs, *(("nine",) if has(kind, Feature.SHARE_9P) else ()))
+    """Return the shares of a guest by their tags."""
+    nine = NINE if kind == "qemu" else {"nine": NINE["nine"]}
+    return {
+        **(VIRTIOFS if has(kind, Feature.SHARE_VIRTIOFS) else {}),
+        **(nine if has(kind, Feature.SHARE_9P) else {}),
+    }
 
 
 def is_there(kind, what):
@@ -52,16 +69,31 @@ def devices(kind):
     """Return the settings of a guest with every common device that a hypervisor has."""
     serial = f',serial="{SERIAL}"' if has(kind, Feature.SERIAL) else ""
     tap = f'type="tap",id="tap{KINDS.index(kind)}",mac="{address(kind)}"'
+    dirs = [f'{{tag="{tag}",mount_point="/srv/{tag}",{o}}}' for tag, o in shares(kind).items()]
     return (
         f'volumes=[{{image="data.img",size=64,mount_point="/srv/data",fs_type="ext4"{serial}}},'
         '{image="fixed.img",size=32,mount_point="/srv/fixed",fs_type="ext4",read_only=true}]',
         f'interfaces=[{{{tap},bridge="br0"}}]',
-        f"shares=[{','.join(SHARES[tag] for tag in shares(kind))}]",
+        f"shares=[{','.join(dirs)}]",
         f'machine_id="{MACHINE_ID}"',
         'credential_files={conf="secret.txt"}',
         "balloon=true",
         *kernel_for(kind),
+        *(('firecracker.drive_io_engine="Sync"',) if kind == "firecracker" else ()),
     )
+
+
+def macvtap(kind, mode):
+    """Return the name of a macvtap of a mode."""
+    return f"mvt{KINDS.index(kind)}{mode[:4]}"
+
+
+def _of_firecracker():
+    modifier = f'{{register="ebx",bitmap="0b{"x" * 12}0{"x" * 19}"}}'
+    leaf = f'{{leaf="0x7",subleaf="0x0",flags=1,modifiers=[{modifier}]}}'
+    limited = "rate_limiter={bandwidth={size=1048576,refill_time=1000}}"
+    more = f'"machine-config"={{smt=true}},drives=[{{drive_id="volume0",{limited}}}]'
+    return (f"firecracker.cpu={{cpuid_modifiers=[{leaf}]}}", f"firecracker.extra_config={{{more}}}")
 
 
 def extras(kind):
@@ -77,7 +109,11 @@ def extras(kind):
     if has(kind, Feature.VHOST):
         interfaces.append(f'{{type="tap",id="tap{number}",bridge="br0",tap={{vhost=true}}}}')
     if has(kind, Feature.NET_MACVTAP):
-        interfaces.append(f'{{type="macvtap",id="mvt{number}",macvtap={{link="side"}}}}')
+        interfaces += [
+            f'{{type="macvtap",id="{macvtap(kind, mode)}",'
+            f'macvtap={{link="{"alone" if mode == "passthru" else "side"}",mode="{mode}"}}}}'
+            for mode in MODES
+        ]
     if has(kind, Feature.NET_USER):
         interfaces.append('{type="user",id="user0"}')
     found = [
@@ -96,6 +132,8 @@ def extras(kind):
         found.append('user="nobody"')
     if is_there(kind, "OEM strings"):
         found.append('cloud_hypervisor.platform_oem_strings=["microvm:conformance"]')
+    if kind == "firecracker":
+        found += _of_firecracker()
     for feature, setting in (
         (Feature.HUGE_PAGES, "hugepage_mem=true"),
         (Feature.HOTPLUG, "hotplug_mem=256"),

@@ -13,6 +13,20 @@ PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 BOOTS = "boots to its greeting, writes its volume, powers off when asked; the volume is clean"
 RATIO = 1.15
 """Most that a boot may take of qemu's in the same bed."""
+MACVTAPS = "macvtaps in modes bridge, private, vepa, passthru, source, each with an address by DHCP"
+NINE = "owners that a guest gives over 9p (`security_model` passthrough, mapped, mapped-file)"
+TRANSLATED = "owners translated over virtiofs (`uid_map`, `gid_map`)"
+ACL = "POSIX ACLs over virtiofs (`posix_acl`)"
+CACHE = "what a guest keeps of a virtiofs share (`cache` auto, always, metadata, never)"
+FIRECRACKER = (
+    "`firecracker.drive_io_engine`: Async and Sync",
+    "`firecracker.cpu`: a CPU template",
+    "`firecracker.extra_config`: threads of a core, a limit on a volume",
+)
+EXAMPLES = (
+    "hello", "python-1", "python-2", "python-3", "build-box", "shares", "web",
+    "imageless-virtiofs", "imageless-9p",
+)  # fmt: skip
 BEHAVIOURS = (
     BOOTS,
     "the console takes what is typed",
@@ -25,12 +39,18 @@ BEHAVIOURS = (
     "a read-only virtiofs share",
     "a tap that joins a bridge: its MAC, an address by DHCP",
     "several queues of a tap",
+    MACVTAPS,
+    NINE,
+    TRANSLATED,
+    ACL,
+    CACHE,
+    *FIRECRACKER,
     "machine_id",
     "the UUID of the firmware (SMBIOS)",
     "OEM strings",
     "several virtual CPUs",
     "system calls of the VMM are filtered",
-    *(f"`examples#{name}`" for name in ("hello", "python-1", "build-box", "shares", "web")),
+    *(f"`examples#{name}`" for name in EXAMPLES),
 )
 HEAD = """<!-- Written by `make test-nested`. -->
 
@@ -51,12 +71,12 @@ WHY = """
 - PCI passthrough is tried with an emulated NVMe disk behind an emulated IOMMU, whose MSI-X table has a
   BAR of its own as kvmtool needs it, on crosvm with `pci=nomsi` ([why](how-to/hypervisor.md#devices-of-the-host-and-images-other-than-raw)); of vhd and
   vhdx images a vhd is.
-- A root served from the host's directories: its layers belong to sub-uids of the machine that built
-  them, and the bed is another machine; `tests/vm` boots such roots on qemu.
 - `-` for the UUID of the firmware: firecracker and kvmtool have no SMBIOS; `machine_id` reaches their
   guests by the kernel's command line. `-` for filtered system calls: kvmtool has no filter, and whether
   firecracker has one depends on how it was built. `-` for several queues: firecracker and kvmtool have
-  one, on crosvm one is used.
+  one, on crosvm one is used. `-` for owners over 9p: kvmtool's are those of the host, the others have
+  no 9p, as firecracker and kvmtool have no virtiofs, and firecracker no macvtap. `firecracker.*` is
+  read by firecracker alone. A static CPU template of its own is for processors that the bed has not.
 - Emulation by qemu: `tests/vm` sees it without a bed.
 """
 NOT_THERE = {
@@ -64,7 +84,12 @@ NOT_THERE = {
     "system calls of the VMM are filtered": ("kvmtool", "firecracker"),
     "OEM strings": ("qemu", "firecracker", "crosvm", "kvmtool"),
     "several queues of a tap": ("firecracker", "crosvm", "kvmtool"),
-    "a read-only virtiofs share": ("firecracker", "kvmtool"),
+    **dict.fromkeys(
+        ("a read-only virtiofs share", TRANSLATED, ACL, CACHE), ("firecracker", "kvmtool")
+    ),
+    NINE: ("cloud-hypervisor", "firecracker", "crosvm", "kvmtool"),
+    MACVTAPS: ("firecracker",),
+    **dict.fromkeys(FIRECRACKER, ("qemu", "cloud-hypervisor", "crosvm", "kvmtool")),
 }
 
 

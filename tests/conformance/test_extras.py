@@ -6,7 +6,22 @@ import pwd
 import bed as beds
 import pytest
 from bed import SECONDS, long_form
-from declared import BRIDGED, GIFT, KINDS, OF_USER, PACKED, PEN, PORT, extras, has, is_there
+from declared import (
+    BRIDGED,
+    GIFT,
+    KINDS,
+    MASKED,
+    MODES,
+    OF_USER,
+    PACKED,
+    PEN,
+    PORT,
+    extras,
+    has,
+    is_there,
+    macvtap,
+)
+from report import FIRECRACKER, MACVTAPS
 
 from microvm.hypervisors.crosvm import NO_MSI
 from microvm.hypervisors.features import Feature
@@ -20,9 +35,12 @@ def test_what_not_every_hypervisor_has(kind, bed, built, seen, prepared):
     state = f"/run/vm/extras-{kind}"
     port = PORT if has(kind, Feature.FORWARD) else "none"
     memory = 768 if has(kind, Feature.HOTPLUG) else "none"
+    admitted = SECONDS if has(kind, Feature.NET_MACVTAP) else 0
     done = bed(
         f"mkdir -p {state}; cd {state}; qemu-img create -q -f qcow2 packed.qcow2 20M;"
         " qemu-img create -q -f vpc -o subformat=fixed,force_size=on packed.vhd 20M;"
+        " sed -n '/^flags/{s/^[^:]*: /host /p;q}' /proc/cpuinfo;"
+        f" sh {beds.WORK}/admit.sh {macvtap(kind, 'source')} {admitted} &"
         f" python3 {beds.WORK}/watch.py {state} {inner} {SECONDS} {port} {memory}",
         timeout=3 * SECONDS,
     )
@@ -35,6 +53,7 @@ def test_what_not_every_hypervisor_has(kind, bed, built, seen, prepared):
     _see_disks(kind, done, seen)
     _see_interfaces(kind, done, probe, seen)
     _see_memory(kind, done, seen)
+    _see_processor(kind, done, seen)
     threads = [line.split() for line in done.lines("thread")]
     if has(kind, Feature.USER):
         assert str(pwd.getpwnam("nobody").pw_uid) in done.lines("uid"), done.output
@@ -70,10 +89,12 @@ def _see_interfaces(kind, done, probe, seen):
     ]
     found = probe["addresses"]
     bridged = [one for one in found if one.startswith(BRIDGED)]
-    assert len(bridged) == len(set(types) - {"user"}), probe
+    macvtaps = len(MODES) if "macvtap" in types else 0
+    assert len(bridged) == len(set(types) - {"user", "macvtap"}) + macvtaps, probe
     seen.add(kind, Feature.NET_BRIDGE)
     if "macvtap" in types:
         seen.add(kind, Feature.NET_MACVTAP)
+        _see_modes(kind, done, probe, seen)
     if "user" in types:
         assert any(one.startswith(OF_USER) for one in found), probe
         seen.add(kind, Feature.NET_USER)
@@ -91,6 +112,33 @@ def _see_interfaces(kind, done, probe, seen):
         queues = [nic["queues"] for nic in probe["nics"].values()]
         assert queues.count(2) == len(bridged), probe
         seen.add(kind, "several queues of a tap")
+
+
+def _see_modes(kind, done, probe, seen):
+    found = {name: (mode, mac) for name, mode, mac in map(str.split, done.lines("macvtap"))}
+    macs = [nic["mac"] for nic in probe["nics"].values()]
+    for wanted in MODES:
+        mode, mac = found[macvtap(kind, wanted)]
+        assert mode == wanted, done.output
+        # Linux gives one in mode passthru the address of its link.
+        assert mac in macs or wanted == "passthru", done.output
+    seen.add(kind, MACVTAPS)
+
+
+def _see_processor(kind, done, seen):
+    """See it as the template of firecracker has it, and what its other options do."""
+    assert MASKED in done.lines("host")[0].split()
+    assert (MASKED in done.lines("flags")[0].split()) == (kind != "firecracker"), done.output
+    if kind != "firecracker":
+        return
+    engine, template, more = FIRECRACKER
+    seen.add(kind, template)
+    assert done.lines("ring"), done.output  # and none of it in the guest that says Sync
+    seen.add(kind, engine)
+    assert done.lines("threads") in (["0-1"], ["0,1"]), done.output
+    limited, free = map(int, done.lines("took")[0].split())
+    assert limited > max(2500, free), done.output
+    seen.add(kind, more)
 
 
 def _see_memory(kind, done, seen):

@@ -5,6 +5,7 @@ line, connects to PORT, sets the guest's memory to MEMORY MiB (`none`: neither),
 job's standard input. Who connects to port 8098 of the host meanwhile is greeted.
 """
 
+import json
 import re
 import socket
 import subprocess
@@ -30,6 +31,7 @@ def main() -> int:
             tell("said", line.decode(errors="replace").rstrip())
             if line.startswith(b"ready"):
                 look(process.pid)
+                look_at_links()
                 if port != "none":
                     tell("forwarded", forwarded(int(port)))
                 if memory != "none":
@@ -56,13 +58,25 @@ def look(launcher: int) -> None:
                 filtered = re.search(r"^Seccomp:\s*(\d)", (task / "status").read_text(), re.M)[1]
                 tell("thread", f"{(task / 'comm').read_text().strip()} {filtered}")
             for descriptor in (place / "fd").iterdir():
-                if descriptor.readlink().name == "data.img":
+                name = descriptor.readlink().name
+                if "io_uring" in name:
+                    tell("ring", descriptor.name)
+                if name == "data.img":
                     info = (place / "fdinfo" / descriptor.name).read_text()
                     flags = int(re.search(r"flags:\s*(\d+)", info)[1], 8)
                     tell("direct", int(bool(flags & O_DIRECT)))
         except OSError:
             continue  # it has ended
     tell("huge", _huge_kib())
+
+
+def look_at_links() -> None:
+    """Tell of the host's macvtaps: name, mode, MAC address."""
+    said = subprocess.run(["ip", "-d", "-j", "link"], capture_output=True, check=True).stdout
+    for link in json.loads(said):
+        found = link.get("linkinfo", {})
+        if found.get("info_kind") == "macvtap":
+            tell("macvtap", f"{link['ifname']} {found['info_data']['mode']} {link['address']}")
 
 
 def _below(ancestor: int) -> list[Path]:
