@@ -19,6 +19,7 @@ VIRTIOFS = {
 }
 NINE = {
     "nine": 'source="shared",proto="9p"',
+    "closed": 'source="shared",proto="9p",read_only=true',
     "passed": 'source="passed",proto="9p",security_model="passthrough"',
     "mapped": 'source="mapped",proto="9p",security_model="mapped"',
     "beside": 'source="beside",proto="9p",security_model="mapped-file"',
@@ -34,6 +35,7 @@ GIFT, PEN = "0000:00:1e.0", "vendorid=0x0627,productid=0x0001"
 """The NVMe disk and the USB tablet that the bed can give away."""
 PACKED = {Feature.QCOW2: "packed.qcow2", Feature.VHD: "packed.vhd"}
 """Images that are not raw, of one size."""
+SOCKET = "run/vmm.sock"
 BRIDGED, OF_USER = "10.77.0.", ("10.0.2.", "192.168.33.")
 """How addresses begin that a guest gets by DHCP: on br0 of the bed, on user networking."""
 
@@ -69,18 +71,25 @@ def devices(kind):
     """Return the settings of a guest with every common device that a hypervisor has."""
     serial = f',serial="{SERIAL}"' if has(kind, Feature.SERIAL) else ""
     tap = f'type="tap",id="tap{KINDS.index(kind)}",mac="{address(kind)}"'
+    users = "".join(f',{{type="user",id="{name}"}}' for name in users_of(kind))
     dirs = [f'{{tag="{tag}",mount_point="/srv/{tag}",{o}}}' for tag, o in shares(kind).items()]
     return (
         f'volumes=[{{image="data.img",size=64,mount_point="/srv/data",fs_type="ext4"{serial}}},'
         '{image="fixed.img",size=32,mount_point="/srv/fixed",fs_type="ext4",read_only=true}]',
-        f'interfaces=[{{{tap},bridge="br0"}}]',
+        f'interfaces=[{{{tap},bridge="br0"}}{users}]',
         f"shares=[{','.join(dirs)}]",
         f'machine_id="{MACHINE_ID}"',
         'credential_files={conf="secret.txt"}',
         "balloon=true",
         *kernel_for(kind),
+        *(("deflate_on_oom=false",) if has(kind, Feature.BALLOON_KEEPS) else ()),
         *(('firecracker.drive_io_engine="Sync"',) if kind == "firecracker" else ()),
     )
+
+
+def users_of(kind):
+    """Return the names of user interfaces where there may be several."""
+    return ("user1", "user2") if has(kind, Feature.NET_USER_MORE) else ()
 
 
 def macvtap(kind, mode):
@@ -96,11 +105,17 @@ def _of_firecracker():
     return (f"firecracker.cpu={{cpuid_modifiers=[{leaf}]}}", f"firecracker.extra_config={{{more}}}")
 
 
+def is_direct(kind, packed):
+    """Return whether an image that is not raw is one that bypasses the page cache."""
+    return packed is Feature.QCOW2 and has(kind, Feature.QCOW2_DIRECT)
+
+
 def extras(kind):
     """Return the settings of a guest with what not every hypervisor has."""
     direct = ",direct=true" if has(kind, Feature.DIRECT) else ""
     packed = "".join(
-        f',{{image="{image}",image_type="{image.partition(".")[2]}",auto_create=false}}'
+        f',{{image="{image}",image_type="{image.partition(".")[2]}",auto_create=false'
+        f"{',direct=true' if is_direct(kind, feature) else ''}}}"
         for feature, image in PACKED.items()
         if has(kind, feature)
     )
@@ -128,13 +143,14 @@ def extras(kind):
         outward = '{origin="guest",host={port=8098},guest={port=8097}}'  # see in_bed/watch.py
         ports = (inward, outward) if has(kind, Feature.FORWARD_REMAPPED) else (inward,)
         found.append(f"forward_ports=[{','.join(ports)}]")
-    if has(kind, Feature.USER):
-        found.append('user="nobody"')
     if is_there(kind, "OEM strings"):
         found.append('cloud_hypervisor.platform_oem_strings=["microvm:conformance"]')
     if kind == "firecracker":
         found += _of_firecracker()
     for feature, setting in (
+        (Feature.USER, 'user="nobody"'),
+        (Feature.SOCKET, f'socket="{SOCKET}"'),
+        (Feature.BALLOON_GIVES, "deflate_on_oom=true"),
         (Feature.HUGE_PAGES, "hugepage_mem=true"),
         (Feature.HOTPLUG, "hotplug_mem=256"),
         (Feature.HOTPLUGGED, "hotplugged_mem=128"),

@@ -16,8 +16,10 @@ from declared import (
     PACKED,
     PEN,
     PORT,
+    SOCKET,
     extras,
     has,
+    is_direct,
     is_there,
     macvtap,
 )
@@ -58,6 +60,12 @@ def test_what_not_every_hypervisor_has(kind, bed, built, seen, prepared):
     if has(kind, Feature.USER):
         assert str(pwd.getpwnam("nobody").pw_uid) in done.lines("uid"), done.output
         seen.add(kind, Feature.USER)
+    if has(kind, Feature.SOCKET):
+        assert SOCKET in done.lines("socket"), done.output
+        seen.add(kind, Feature.SOCKET)
+    if has(kind, Feature.BALLOON_GIVES):
+        assert done.lines("gives") == ["1"], done.output
+        seen.add(kind, Feature.BALLOON_GIVES)
     if is_there(kind, what := "system calls of the VMM are filtered"):
         assert any(words[-1] == "2" for words in threads), done.output
         seen.add(kind, what)
@@ -71,6 +79,9 @@ def _see_disks(kind, done, seen):
     assert done.lines("packed") == ["marked"] * len(packed), done.output
     for feature in packed:
         seen.add(kind, feature)
+    if any(is_direct(kind, feature) for feature in packed):
+        assert "1" in done.lines("packed-direct"), done.output
+        seen.add(kind, Feature.QCOW2_DIRECT)
     if is_there(kind, "OEM strings"):
         assert done.lines("oem") == ["microvm:conformance"], done.output
         seen.add(kind, "OEM strings")
@@ -145,6 +156,7 @@ def _see_memory(kind, done, seen):
     if has(kind, Feature.HUGE_PAGES):
         assert int(done.lines("huge")[0]) >= 64 << 10, done.output
         seen.add(kind, Feature.HUGE_PAGES)
+        seen.add(kind, Feature.HUGE_BALLOON)  # the guest has one
     if has(kind, Feature.INITIAL_BALLOON):
         assert int(done.lines("inflated")[0]) >= 64 << 8, done.output
         seen.add(kind, Feature.INITIAL_BALLOON)

@@ -24,6 +24,7 @@ from declared import (
     has,
     is_there,
     shares,
+    users_of,
 )  # fmt: skip
 from report import ACL, BOOTS, CACHE, NINE, TRANSLATED
 
@@ -48,6 +49,12 @@ def test_a_job_sees_every_device(kind, bed, built, seen):
     assert any(found.startswith(BRIDGED) for found in probe["addresses"]), probe
     seen.add(kind, "a tap that joins a bridge: its MAC, an address by DHCP")
     seen.add(kind, Feature.NET_TAP)
+    if users_of(kind):
+        assert {"10.0.2.15", "10.0.3.15"} <= {one.partition("/")[0] for one in probe["addresses"]}
+        seen.add(kind, Feature.NET_USER_MORE)
+    if has(kind, Feature.BALLOON_KEEPS):
+        assert done.lines("gives") == ["0"], done.output
+        seen.add(kind, Feature.BALLOON_KEEPS)
     _see_shares(kind, done, probe, seen)
     if kind == "qemu":
         _see_owners_of_9p(done, seen)
@@ -90,12 +97,15 @@ def _see_shares(kind, done, probe, seen):
     types = {mount["at"]: mount["type"] for mount in probe["mounts"]}
     for tag in shares(kind):
         assert types[f"/srv/{tag}"] == ("virtiofs" if tag in VIRTIOFS else "9p")
-    for tag in {"files", "locked", "nine"}.intersection(shares(kind)):
-        written = "refused" if tag == "locked" else "written"
+    found = {
+        "files": Feature.SHARE_VIRTIOFS, "locked": "a read-only virtiofs share",
+        "nine": Feature.SHARE_9P, "closed": Feature.READ_ONLY_9P,
+    }  # fmt: skip
+    for tag in found.keys() & shares(kind):
+        written = "refused" if tag in ("locked", "closed") else "written"
         assert done.lines(tag) == ["read hello", written], done.output
         assert (f"host from-{tag}" in done.output) == (written == "written")
-        feature = Feature.SHARE_9P if tag == "nine" else Feature.SHARE_VIRTIOFS
-        seen.add(kind, "a read-only virtiofs share" if tag == "locked" else feature)
+        seen.add(kind, found[tag])
 
 
 def _see_owners_of_9p(done, seen):
@@ -112,6 +122,7 @@ def _see_owners_of_9p(done, seen):
     )
     assert "virtfs.uid=1234" in done.lines("beside")
     seen.add("qemu", NINE)
+    seen.add("qemu", Feature.MAPPED_9P)
 
 
 def _see_options_of_virtiofs(kind, done, seen):

@@ -516,3 +516,12 @@ def test_those_that_are_named_instead_take_what_was_refused(feature):
             known = replace(known, accelerator=Accelerator(kind="tcg", reason="declared"))
         declared = MicroVM(hypervisor=name, **{**first, **more})
         assert hypervisor(name).check(declared, known) == []
+
+
+def test_user_interfaces_have_networks_of_their_own():
+    names = ("n", "m", "o")
+    declared = MicroVM(interfaces=tuple(Interface(type="user", id=name) for name in names))
+    words = plan(declared, facts("qemu")).argv
+    assert [word for word in words if word.startswith("user,")] == [
+        "user,id=n", "user,id=m,net=10.0.3.0/24", "user,id=o,net=10.0.4.0/24",
+    ]  # fmt: skip

@@ -30,6 +30,8 @@ CONTROL = "qmp.sock"
 WATCH = "watch.sock"
 """A second control socket: QEMU serves one client on each, and a launcher that stays keeps its."""
 MOST_QUEUES = 16
+FIRST_NET = 2
+"""Third number of the addresses of QEMU's first user network, 10.0.2.0/24."""
 JOB_PORT = "microvm.job"
 _SERVES = "qemu runs in a user namespace, where the layers that it serves have the guest's owners"
 RUN_WITH_USER = (9, 1)
@@ -238,7 +240,7 @@ class QemuPlan:
         address = interface.mac or mac(self.facts.machine_id, interface.id)
         properties = f"netdev={interface.id},mac={address}{',romfile=' if self.pci else ''}"
         if interface.type == "user":
-            netdev = f"user,id={interface.id}{self._forwards()}"
+            netdev = f"user,id={interface.id}{self._user_network(interface)}"
         else:
             numbers = resources.descriptors(self.runner, queues=self.queues)[interface.id]
             several = len(numbers) > 1
@@ -250,6 +252,12 @@ class QemuPlan:
                 properties += f",vectors={2 * len(numbers) + 2}" if self.pci else ""
         self.argv += ["-netdev", netdev]
         self.device("virtio-net", properties)
+
+    def _user_network(self, interface: Interface) -> str:
+        """Give each user interface a network of its own; forwarded ports have a single one."""
+        users = [each for each in self.runner.microvm.interfaces if each.type == "user"]
+        place = users.index(interface)
+        return f",net=10.0.{FIRST_NET + place}.0/24" if place else self._forwards()
 
     def _forwards(self) -> str:
         """Ports of the host; those that the guest opens are a matter of its own units."""

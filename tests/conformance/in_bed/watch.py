@@ -14,6 +14,8 @@ import threading
 from pathlib import Path
 
 O_DIRECT = 0o40000
+DISKS = {"data.img": "direct", "packed.qcow2": "packed-direct"}
+"""Images whose descriptors are looked at, and what is told of them."""
 
 
 def main() -> int:
@@ -31,6 +33,7 @@ def main() -> int:
             tell("said", line.decode(errors="replace").rstrip())
             if line.startswith(b"ready"):
                 look(process.pid)
+                look_at_sockets(Path(state))
                 look_at_links()
                 if port != "none":
                     tell("forwarded", forwarded(int(port)))
@@ -61,13 +64,20 @@ def look(launcher: int) -> None:
                 name = descriptor.readlink().name
                 if "io_uring" in name:
                     tell("ring", descriptor.name)
-                if name == "data.img":
+                if name in DISKS:
                     info = (place / "fdinfo" / descriptor.name).read_text()
                     flags = int(re.search(r"flags:\s*(\d+)", info)[1], 8)
-                    tell("direct", int(bool(flags & O_DIRECT)))
+                    tell(DISKS[name], int(bool(flags & O_DIRECT)))
         except OSError:
             continue  # it has ended
     tell("huge", _huge_kib())
+
+
+def look_at_sockets(state: Path) -> None:
+    """Tell of sockets in subdirectories of the state directory."""
+    for path in state.rglob("*/*"):
+        if path.is_socket():
+            tell("socket", path.relative_to(state))
 
 
 def look_at_links() -> None:
