@@ -67,7 +67,7 @@ CASES = {
             socket="control.sock", initrd_path="boot/initrd", kernel_params=("debug",),
             pretty_procnames=False,
             crosvm=CrosvmOptions(
-                pivot_root="/var/empty", extra_args=("--no-smt",), program="/opt/crosvm"
+                pivot_root="empty", extra_args=("--no-smt",), program="/opt/crosvm"
             ),
         ),
         {},

@@ -277,6 +277,44 @@ def test_directories_that_can_not_be_shared_are_told_at_once(store, tmp_path):
     ]
 
 
+def test_a_place_where_no_socket_can_be_is_told_at_its_key(store, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    program = tmp_path / "qemu"
+    program.write_text("#!/bin/sh\necho QEMU emulator version 10.0.0\n")
+    program.chmod(0o755)
+    told = {}
+    for socket in (
+        f"{tmp_path}/no/vm.sock",
+        f"{tmp_path}/file",
+        f"{tmp_path}/vm.sock",
+        "a/vm.sock",
+    ):
+        vm, _ = validate({"socket": socket, "qemu": {"program": "./qemu"}}, "vm")
+        found = planning.obstacles(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+        told |= {(each.where, socket): each.message for each in found}
+    assert told == {
+        ("socket", f"{tmp_path}/no/vm.sock"):
+            f"no socket can be at {tmp_path}/no/vm.sock: there is no {tmp_path}/no",
+        ("socket", f"{tmp_path}/file"):
+            f"no socket can be at {tmp_path}/file: something else is there",
+    }  # fmt: skip
+
+
+def test_the_root_of_sandboxes_is_looked_for_in_the_project(store, tmp_path):
+    (tmp_path / "empty").mkdir()
+    program = tmp_path / "crosvm"
+    program.write_text("#!/bin/sh\necho crosvm 0.1.0\n")
+    program.chmod(0o755)
+    told = []
+    for root in ("empty", "nothing"):
+        options = {"pivot_root": root, "program": "./crosvm"}
+        vm, _ = validate({"hypervisor": "crosvm", "crosvm": options}, "vm")
+        told += planning.obstacles(vm, store_dir=store.path, project_dir=tmp_path, dry=True)
+    assert [(each.where, each.message) for each in told] == [
+        ("crosvm.pivot_root", f"there is no {tmp_path}/nothing")
+    ]
+
+
 def test_a_launch_and_the_doctor_look_into_the_store(store, server, tmp_path):
     runner = store.path / "runner"
     vm, _ = validate({"hypervisor": "firecracker"}, "vm")

@@ -6,10 +6,10 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from microvm.errors import HostError
+from microvm.errors import HostError, StateError
 from microvm.host import files
 
 LIMIT = 107
@@ -85,17 +85,42 @@ def listens(path: Path) -> bool:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on any more. Raises `HostError` for a live one."""
+    """Remove a socket that nobody listens on any more.
+
+    Raises `HostError` for a live one, `StateError` for what is no socket.
+    """
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
+        mode = path.lstat().st_mode
     except OSError:
         return
+    if not stat.S_ISSOCK(mode):
+        raise StateError(
+            f"no socket can be at {path}: something else is there, which is left as it is",
+            hint="move it away, or name another socket",
+        )
     if listens(path):
         pid = owner(path)
         who = f"process {pid}" if pid else "a process"
         raise HostError(f"{who} listens on {path} already", hint="stop that process first")
     path.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a socket that its owner left; what is no socket stays."""
+    with suppress(OSError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+
+
+def obstacle(path: Path) -> str | None:
+    """Say why no socket can be at an absolute path, else None; one that is there already can."""
+    if why := files.obstacle(path.parent, stat.S_ISDIR):
+        return f"no socket can be at {path}: {why}"
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return None
+    return None if stat.S_ISSOCK(mode) else f"no socket can be at {path}: something else is there"
 
 
 def make_place(state_dir: Path, name: str) -> None:

@@ -212,7 +212,9 @@ class _Plan:
         words = [*self._balloon()]
         if vm.hugepage_mem:
             words.append("--hugepages")
-        words += ["--pivot-root", vm.crosvm.pivot_root or f"{self._facts.state_dir}/{EMPTY}"]
+        root = vm.crosvm.pivot_root
+        own = f"{self._facts.state_dir}/{EMPTY}"
+        words += ["--pivot-root", resources.in_project(root, self._facts) if root else own]
         if vm.vsock.cid is not None:
             words += ["--vsock", f"cid={vm.vsock.cid}"]
         for device in vm.devices:

@@ -13,6 +13,11 @@ BLOCK_MIB = 2
 """Smallest part of such a region that can be plugged in."""
 PCI_SLOTS = 31
 """Devices of one PCI bus, less the host bridge."""
+_MAKE = {
+    "source": "make the directory, or correct `source`",
+    "socket": "make room there, or correct `socket`: a relative path starts at the state directory",
+    "pivot_root": "make an empty directory there, or leave `pivot_root` out",
+}
 LAYERS = 5
 """Layers that a root has at most: kernel modules, base, defaults, packages, configuration."""
 
@@ -46,15 +51,15 @@ def hotplug(microvm: MicroVM) -> Iterator[Problem]:
 
 
 def absent(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:
-    """Refuse a user and directories that the host does not have."""
+    """Refuse a user, directories and places of sockets that the host does not have."""
     if not facts.has_user:
         name = microvm.user
         message = f"the VMM can't become {name}: this host has no such user"
         hint = f"correct it, or make the user: sudo useradd --system {name}"
         yield Problem(where="user", message=message, hint=hint)
-    for index, why in facts.unserved.items():
-        hint = "make the directory, or correct `source`"
-        yield Problem(where=f"shares.{index}.source", message=why, hint=hint)
+    for key, why in facts.absent.items():
+        name = key.rpartition(".")[2]
+        yield Problem(where=key, message=why, hint=_MAKE[name])
 
 
 def huge_pages(microvm: MicroVM, facts: HostFacts) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from microvm.errors import Problem, SpecError
+from microvm.host import stream
 from microvm.host.process import Deadline
 from microvm.launch import planning, session, starting, taps
 from microvm.launch.session import Outcome, Session
@@ -93,7 +94,7 @@ def carry_out(plan: LaunchPlan, lock: int, *, state_dir: Path, options: Options)
                 for descriptor in held:
                     life.callback(os.close, descriptor)
                 for socket in plan.sockets:
-                    life.callback((state_dir / socket).unlink, missing_ok=True)
+                    life.callback(stream.remove, state_dir / socket)
                 opened = life.enter_context(taps.opened(plan))
                 outcome = Session(plan, state_dir, goal).run([lock, *held, *opened])
             reset = False

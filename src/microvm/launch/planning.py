@@ -10,7 +10,7 @@ from pathlib import Path
 
 from microvm.errors import HostError, Problem, SpecError, StateError
 from microvm.host import facts as host_facts
-from microvm.host import files, kvm, linux, places, process, volumes
+from microvm.host import files, kvm, linux, places, process, stream, volumes
 from microvm.hypervisors import Hypervisor, hypervisor, resources, virtiofsd
 from microvm.hypervisors.features import Feature
 from microvm.model.codec import from_plain
@@ -130,7 +130,7 @@ def this_host(
         vhost_net=os.access("/dev/vhost-net", os.R_OK | os.W_OK),
         root=os.geteuid() == 0,
         has_user=microvm.user is None or _is_user(microvm.user),
-        unserved=dict(_unserved(microvm, project_dir)),
+        absent=dict(_absent(microvm, project_dir)),
         landlock=linux.landlock_abi(),
         hugepage_kib=host_facts.hugepage_kib() if huge else 0,
         hugepages_free=host_facts.hugepages_free() if huge else None,
@@ -164,10 +164,20 @@ def _programs(
     return programs
 
 
-def _unserved(microvm: MicroVM, project_dir: Path) -> Iterator[tuple[int, str]]:
+def _absent(microvm: MicroVM, project_dir: Path) -> Iterator[tuple[str, str]]:
+    """Yield the keys that name what is for others to make, and why it is not as it has to be."""
+    directories, sockets = [], [("socket", microvm.socket)]
     for index, share in enumerate(microvm.shares):
-        if why := files.obstacle(project_dir / share.source, stat.S_ISDIR):
-            yield index, why
+        directories.append((f"shares.{index}.source", share.source))
+        sockets.append((f"shares.{index}.socket", share.socket))
+    if microvm.hypervisor == "crosvm" and microvm.crosvm.pivot_root:
+        directories.append(("crosvm.pivot_root", microvm.crosvm.pivot_root))
+    for key, path in directories:
+        if why := files.obstacle(project_dir / path, stat.S_ISDIR):
+            yield key, why
+    for key, path in sockets:
+        if path and path.startswith("/") and (why := stream.obstacle(Path(path))):
+            yield key, why
 
 
 def _is_user(name: str) -> bool:

@@ -50,8 +50,8 @@ class HostFacts:
     """Whether we are root on the host."""
     has_user: bool = True
     """Whether the host has the declared `user`."""
-    unserved: Mapping[int, str] = field(default_factory=dict)
-    """Why the directory of a share, by its index, can't be served."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Why what a key names can't be there or is not there yet, by that key."""
     landlock: int = 0
     """Which landlock(7) the host's kernel has: its ABI's number, 0 for none."""
     hugepage_kib: int = 0
