@@ -76,7 +76,7 @@ class CrosvmOptions:
     __pydantic_config__ = STRICT
 
     pivot_root: HostPath | None = None
-    """Empty directory that sandboxed devices have as root; a relative path starts at the project."""
+    """Empty directory that sandboxed devices have as root; relative paths start at the project."""
     extra_args: tuple[Line, ...] = ()
     """Further arguments, appended."""
     program: HostPath | None = None
