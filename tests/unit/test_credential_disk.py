@@ -30,6 +30,24 @@ def test_the_disk_names_the_machine_and_holds_the_files(tmp_path):
         assert tar.extractfile("b.key").read() == b"secret\0"
 
 
+def test_what_systemd_would_leave_out_is_a_problem_of_its_key(tmp_path):
+    sizes = {"a": credentials.LARGEST // 2, "b": credentials.LARGEST // 2, "c": 1}
+    files = {name: tmp_path / name for name in sizes}
+    for name, size in sizes.items():
+        files[name].write_bytes(b"x" * size)
+    assert not list(credentials.problems({name: files[name] for name in "ab"}))
+    [together] = credentials.problems(files)
+    assert together.where == "credential_files"
+    assert "1048576 bytes of credentials in all, these are 1048577" in together.message
+    files["a"].write_bytes(b"x" * (credentials.LARGEST + 1))
+    [alone] = credentials.problems(files)
+    assert alone.where == "credential_files.a"
+    assert "more than the 1048576 bytes that systemd takes" in alone.message
+    assert "a volume" in alone.hint
+    [missing] = credentials.problems({"d": tmp_path / "d"})
+    assert missing.message == f"there is no {tmp_path}/d"
+
+
 def test_a_file_that_is_missing_or_too_large_is_named(tmp_path):
     with pytest.raises(HostError, match=r"read the credential key.*No such file"):
         credentials.write(disk(key=str(tmp_path / "nosuch")), tmp_path)

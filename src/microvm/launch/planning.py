@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from microvm.errors import HostError, Problem, SpecError, StateError
+from microvm.host import credentials, files, kvm, linux, places, process, stream, volumes
 from microvm.host import facts as host_facts
-from microvm.host import files, kvm, linux, places, process, stream, volumes
 from microvm.hypervisors import Hypervisor, hypervisor, resources, virtiofsd
 from microvm.hypervisors.features import Feature
 from microvm.model.codec import from_plain
@@ -166,7 +166,8 @@ def _programs(
 
 def _absent(microvm: MicroVM, project_dir: Path) -> Iterator[tuple[str, str]]:
     """Yield the keys that name what is for others to make, and why it is not as it has to be."""
-    directories, sockets = [], [("socket", microvm.socket)]
+    directories = []
+    sockets = [("socket", microvm.socket)]
     for index, share in enumerate(microvm.shares):
         directories.append((f"shares.{index}.source", share.source))
         sockets.append((f"shares.{index}.socket", share.socket))
@@ -175,8 +176,8 @@ def _absent(microvm: MicroVM, project_dir: Path) -> Iterator[tuple[str, str]]:
     for key, path in directories:
         if why := files.obstacle(project_dir / path, stat.S_ISDIR):
             yield key, why
-    for key, path in sockets:
-        if path and path.startswith("/") and (why := stream.obstacle(Path(path))):
+    for key, place in sockets:
+        if place and place.startswith("/") and (why := stream.obstacle(Path(place))):
             yield key, why
 
 
@@ -201,7 +202,10 @@ def plan(runner: Runner, start: Start) -> LaunchPlan:
     """Return what starting a runner would do. Raises `SpecError`, `HostError`, `StateError`."""
     facts = gather(runner, start)
     backend = hypervisor(runner.microvm.hypervisor)
-    if problems := backend.check(runner.microvm, facts):
+    given = runner.microvm.credential_files
+    paths = {name: start.project_dir / path for name, path in given.items()}
+    # They may be others by now than those that were checked before the build.
+    if problems := [*backend.check(runner.microvm, facts), *credentials.problems(paths)]:
         raise SpecError(problems)
     return backend.plan(runner, facts)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from microvm.errors import HostError, StateError
-from microvm.host import files, holders, ports, process, stream, volumes
+from microvm.host import credentials, files, holders, ports, process, stream, volumes
 from microvm.host.process import Deadline, Process
 from microvm.launch import helpers, logs
 from microvm.model.plan import LaunchPlan
@@ -105,8 +105,6 @@ def prepare(
     for name, text in {**plan.files, **empty}.items():
         files.write_atomic(state_dir / name, text, 0o600)
     if plan.credentials:
-        from microvm.host import credentials  # 20 ms that few need
-
         credentials.write(plan.credentials, state_dir)
     for name in plan.locks:
         _await_end(state_dir / name)

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from microvm.errors import Problem
+from microvm.host import credentials
 from microvm.host.files import obstacle
 from microvm.host.stream import LIMIT as SOCKET_LIMIT
 from microvm.hypervisors import hybrid_vsock, hypervisor, resources
@@ -276,9 +277,9 @@ def _machine(vm: MicroVM, directory: Path) -> Iterator[Problem]:
                 where=f"cloud_hypervisor.platform_oem_strings.{index}",
                 message="say the string alone, without `oem_strings=`",
             )
-    for key, path in vm.credential_files.items():
-        if why := obstacle(directory / path, stat.S_ISREG):
-            yield Problem(where=f"credential_files.{key}", message=why)
+    yield from credentials.problems(
+        {key: directory / path for key, path in vm.credential_files.items()}
+    )
     if vm.initrd_path and (why := obstacle(directory / vm.initrd_path, stat.S_ISREG)):
         yield Problem(where="initrd_path", message=why)
     if vm.machine_id and not vm.machine_id.strip("0-"):
