@@ -82,6 +82,10 @@ class ApiError(MicroVMError):
     """A VMM refused a request or answered something else than its protocol says."""
 
 
+class Unreachable(ApiError):
+    """Nobody listens on a VMM's socket."""
+
+
 class UnsupportedOperation(MicroVMError):
     """The hypervisor can't do what was asked of the running VMM."""
 

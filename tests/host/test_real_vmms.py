@@ -125,8 +125,7 @@ def reached(plan, process, directory):
 
 def ends(running, process):
     running.quit()
-    process.wait(30)
-    return not running.alive()
+    return process.wait(30) is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,7 +134,6 @@ def test_a_vmm_starts_from_a_minimal_plan_and_obeys(kind, planned, started):
         for step in (running.pause, running.pause, running.resume, running.resume):
             step()
         running.shut_down(power_button=True)
-        assert running.alive()
         assert process.poll() is None
         assert ends(running, process)
 

@@ -368,16 +368,6 @@ def spawn(
         process.close()
 
 
-def kill(pid: int) -> None:
-    """End a process at once; one that is gone is fine. Raises `HostError` without the right to."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    except PermissionError as error:
-        raise HostError(f"no permission to end process {pid}") from error
-
-
 def become(
     argv: Argv, *, env: Mapping[str, str] | None = None, name: str | None = None
 ) -> NoReturn:

@@ -18,17 +18,24 @@ class Qmp:
         self._timeout_s = timeout_s
         self._calls = 0
         self.events: list[dict[str, Any]] = []
-        connection = stream.connect(path)
-        if connection is None:
-            raise ApiError(f"could not reach QEMU: nobody listens on {path}")
-        self._socket = connection
+        self._socket = stream.reach(path, name="QEMU", timeout_s=timeout_s)
         try:
-            if "QMP" not in self._message(Deadline(timeout_s)):
+            if "QMP" not in self._greeting(path):
                 raise ApiError(f"what listens on {path} does not greet as QEMU does")
             self.call("qmp_capabilities")
         except MicroVMError:
             self._socket.close()
             raise
+
+    def _greeting(self, path: Path) -> dict[str, Any]:
+        try:
+            return self._message(Deadline(self._timeout_s))
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(
+                f"QEMU did not greet within {self._timeout_s:g} s on {path}: another program is"
+                " connected there, or it hangs",
+                hint="QEMU serves one at a time: end the other connection",
+            ) from error
 
     def call(self, command: str, **arguments: Any) -> Any:
         """Send a command and return its answer.

@@ -5,15 +5,18 @@ import shutil
 import socket
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from microvm.errors import HostError, StateError
+from microvm.errors import DeadlineExceeded, HostError, StateError, Unreachable
 from microvm.host import files
+from microvm.host.process import Deadline
 
 LIMIT = 107
 """Bytes of a socket's path (unix(7): sun_path less the final NUL)."""
+LOOK_S = 0.05
 
 
 @contextmanager
@@ -30,7 +33,33 @@ def address(path: Path) -> Iterator[str]:
 
 
 def connect(path: Path) -> socket.socket | None:
-    """Return a connection, or None when nobody listens there (yet)."""
+    """Return a connection, or None when nobody listens there (yet), or takes no more of them."""
+    try:
+        return _connected(path)
+    except OSError:
+        return None
+
+
+def reach(path: Path, *, name: str, timeout_s: float) -> socket.socket:
+    """Return a connection to the program `name`, which may be busy with others for a while.
+
+    Raises `Unreachable` when nobody listens there, `DeadlineExceeded`.
+    """
+    deadline = Deadline(timeout_s)
+    while True:
+        try:
+            return _connected(path)
+        except BlockingIOError as error:
+            if deadline.expired:
+                raise DeadlineExceeded(
+                    f"{name} takes no connection at {path}: others wait there already, or it hangs"
+                ) from error
+            time.sleep(LOOK_S)
+        except OSError as error:
+            raise Unreachable(f"could not reach {name}: nobody listens on {path}") from error
+
+
+def _connected(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # A full backlog would keep a blocking connect waiting for as long as its owner is stuck.
     connection.setblocking(False)
@@ -39,7 +68,7 @@ def connect(path: Path) -> socket.socket | None:
             connection.connect(name)
     except OSError:
         connection.close()
-        return None
+        raise
     return connection
 
 
@@ -76,7 +105,7 @@ def listens(path: Path) -> bool:
             try:
                 with address(path) as name:
                     probe.connect(name)
-            except BlockingIOError:  # a full backlog is somebody's
+            except (BlockingIOError, PermissionError):  # a full backlog, or somebody else's
                 return True
             except OSError:
                 continue

@@ -26,11 +26,9 @@ def call(
     `name` is the program that is spoken to, for messages. Raises `ApiError` with the other side's
     words, `DeadlineExceeded`.
     """
-    connection = stream.connect(path)
-    if connection is None:
-        raise ApiError(f"could not reach {name}: nobody listens on {path}")
     what = f"{method} {target}"
     deadline = Deadline(timeout_s)
+    connection = stream.reach(path, name=name, timeout_s=timeout_s)
     with connection:
         _send(connection, _request(method, target, body), deadline, f"{name}: {what}")
         status, answer = _receive(connection, deadline, f"{name}: {what}")

@@ -168,8 +168,8 @@ class Hypervisor(ABC):
         """Return a handle on the VMM whose control socket (`LaunchPlan.control`) this is.
 
         `program` and `mem_mib`: the VMM's own program and its guest's memory, for those whose
-        sockets don't tell. Every answer has `timeout_s` seconds. Raises `ApiError` when nobody
-        listens there, `DeadlineExceeded`.
+        sockets don't tell. Every answer has `timeout_s` seconds. Raises `Unreachable` when
+        nobody listens there, `ApiError`, `DeadlineExceeded`.
         """
 
     @abstractmethod

@@ -22,10 +22,6 @@ class Control(ABC):
     def quit(self) -> None:
         """End the VMM at once, whatever its guest does. Raises `ApiError`, `DeadlineExceeded`."""
 
-    @abstractmethod
-    def alive(self) -> bool:
-        """Return whether the VMM still answers."""
-
     def was_reset(self) -> bool:
         """Return whether the VMM has told that the guest asked for a reboot."""
         return False

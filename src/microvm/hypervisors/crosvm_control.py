@@ -14,7 +14,7 @@ class CrosvmControl(SocketControl, Ballooning, Pausable):
     vmm = "crosvm"
 
     def __init__(self, path: Path, *, timeout_s: float, program: str, mem_mib: int) -> None:
-        """Raise `ApiError` when nobody listens there."""
+        """Raise `Unreachable` when nobody listens there, `ApiError` without its program."""
         super().__init__(path, timeout_s=timeout_s)
         if not program:
             raise ApiError("crosvm is asked by its own program, which is missing: put it on PATH")

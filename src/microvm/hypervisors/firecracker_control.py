@@ -1,7 +1,7 @@
 """A running firecracker, by its HTTP API (src/firecracker/swagger/firecracker.yaml)."""
 
-from microvm.errors import ApiError
-from microvm.host import process, stream
+from microvm.errors import ApiError, Unreachable
+from microvm.host.owner import owner_of
 from microvm.hypervisors.control import Ballooning, Pausable
 from microvm.hypervisors.socket_control import HttpControl
 
@@ -17,10 +17,10 @@ class FirecrackerControl(HttpControl, Ballooning, Pausable):
 
     def quit(self) -> None:
         """Kill the process: its API has nothing for that."""
-        owner = stream.owner(self._path)
-        if owner is None:
-            raise ApiError(f"could not end firecracker: nobody listens on {self._path}")
-        process.kill(owner)
+        with owner_of(self._path) as owner:
+            if owner is None:
+                raise Unreachable(f"could not end firecracker: nobody listens on {self._path}")
+            owner.kill()
 
     def set_memory(self, size_mib: int) -> None:
         """Plug in what goes beyond the memory at boot, or let the balloon take what is left."""

@@ -22,7 +22,7 @@ class KvmtoolControl(SocketControl, Ballooning, Pausable):
     vmm = "kvmtool"
 
     def __init__(self, path: Path, *, timeout_s: float, mem_mib: int) -> None:
-        """Raise `ApiError` when nobody listens there."""
+        """Raise `Unreachable` when nobody listens there."""
         super().__init__(path, timeout_s=timeout_s)
         self._state_dir = path.parent.parent
         self._mem_mib = mem_mib
@@ -66,10 +66,7 @@ class KvmtoolControl(SocketControl, Ballooning, Pausable):
         self._send(_RESUME)
 
     def _send(self, kind: int, payload: bytes = b"") -> None:
-        connection = stream.connect(self._path)
-        if connection is None:
-            raise ApiError(f"kvmtool has gone: nobody listens on {self._path}")
-        with connection:
+        with stream.reach(self._path, name=self.vmm, timeout_s=self._timeout_s) as connection:
             connection.settimeout(self._timeout_s)
             try:
                 connection.sendall(struct.pack("II", kind, len(payload)) + payload)

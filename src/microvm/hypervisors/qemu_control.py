@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from microvm.errors import ApiError, DeadlineExceeded
+from microvm.errors import ApiError
 from microvm.host.qmp import Qmp
 from microvm.hypervisors.control import MIB, Ballooning, Control, Pausable
 
@@ -26,14 +26,6 @@ class QemuControl(Control, Ballooning, Pausable):
     def quit(self) -> None:
         """End QEMU."""
         self._qmp.call("quit")
-
-    def alive(self) -> bool:
-        """Ask for the state."""
-        try:
-            self._qmp.call("query-status")
-        except (ApiError, DeadlineExceeded):
-            return False
-        return True
 
     def was_reset(self) -> bool:
         """Look at the events that have come."""

@@ -1,9 +1,9 @@
-"""VMMs that are there as long as their socket takes connections; two of them speak HTTP on it."""
+"""VMMs whose socket takes any number of connections; two of them speak HTTP on it."""
 
 from pathlib import Path
 from typing import Any, ClassVar
 
-from microvm.errors import ApiError
+from microvm.errors import Unreachable
 from microvm.host import stream, unixhttp
 from microvm.hypervisors.control import Control
 
@@ -15,15 +15,11 @@ class SocketControl(Control):
     """Its name, for messages."""
 
     def __init__(self, path: Path, *, timeout_s: float) -> None:
-        """Raise `ApiError` when nobody listens there."""
+        """Raise `Unreachable` when nobody listens there."""
         self._path = path
         self._timeout_s = timeout_s
-        if not self.alive():
-            raise ApiError(f"could not reach {self.vmm}: nobody listens on {path}")
-
-    def alive(self) -> bool:
-        """Look whether its socket takes connections."""
-        return stream.listens(self._path)
+        if not stream.listens(path):
+            raise Unreachable(f"could not reach {self.vmm}: nobody listens on {path}")
 
 
 class HttpControl(SocketControl):

@@ -1,12 +1,21 @@
 """Talk to a running machine's VMM: shut the guest down, set its balloon."""
 
 import os
-import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
-from microvm.errors import ApiError, StateError, UnsupportedOperation
+from microvm.errors import (
+    DeadlineExceeded,
+    HostError,
+    MicroVMError,
+    StateError,
+    Unreachable,
+    UnsupportedOperation,
+)
 from microvm.host import process, stream
+from microvm.host.owner import Owner, owner_of
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Ballooning, Control
@@ -16,13 +25,14 @@ from microvm.model.runner import Runner
 
 ANSWER_S = 10.0
 """Time that a VMM has for each answer."""
-LOOK_S = 0.1
+ENDING_S = 10.0
+"""Time that a process has to be gone once its end was asked for."""
 
 
 def open_control(runner: Runner, state_dir: Path) -> Control:
     """Return a handle on the machine that runs in `state_dir`; close it when done.
 
-    Raises `ApiError` if none does.
+    Raises `Unreachable` if none does, `ApiError`, `DeadlineExceeded`.
     """
     backend = hypervisor(runner.microvm.hypervisor)
     project = Path(os.environ.get(planning.PROJECT, state_dir))
@@ -44,54 +54,80 @@ def _socket(runner: Runner, state_dir: Path) -> Path:
 def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> str:
     """Shut a machine down: power button, Ctrl-Alt-Del, then the end of the VMM within the time.
 
-    Returns which of them ended it. Raises `ApiError` when no VMM answers.
+    Returns which of them ended it; a VMM that answers nothing is killed then. Raises `HostError`
+    where that is not possible, and for a VMM that can't be seen from here.
     """
-    if not _runs(runner, state_dir):
-        return "it is not running"
-    whole, button = Deadline(timeout_s), Deadline(timeout_s / 3)
-    with closing(open_control(runner, state_dir)) as control:
+    whole, path = Deadline(timeout_s), _socket(runner, state_dir)
+    with owner_of(path) as owner, ExitStack() as stack:
+        if owner is None:
+            if not stream.listens(path):
+                return "it is not running"
+            raise HostError(
+                f"what listens on {path} can't be seen from here",
+                hint="say it in the container where the machine was started, or as its user",
+            )
         try:
-            refusal = _press(control, power_button=True)
-            if _gone(control, button):
-                return "the guest powered off"
-            refusal = _press(control, power_button=False) or refusal
-            if _gone(control, whole):
-                return "the guest powered off on Ctrl-Alt-Del"
-            control.quit()
-        except ApiError:
+            control = stack.enter_context(closing(_opened(runner, state_dir, whole, owner)))
+            return _shut_down(control, owner, timeout_s, whole)
+        except Unreachable:
             return "the VMM ended"
-    why = f" ({refusal})" if refusal else ""
-    return f"the guest did not power off within {timeout_s:g} s{why}; the VMM was ended"
+        except DeadlineExceeded as stuck:
+            if owner.ends(Deadline(0)):
+                return "the VMM ended"
+            return f"the VMM did not answer ({stuck.message}); {_killed(owner)}"
 
 
-def _runs(runner: Runner, state_dir: Path) -> bool:
-    """Return whether somebody answers: a VMM that was killed leaves its socket."""
-    return stream.listens(_socket(runner, state_dir))
+def _opened(runner: Runner, state_dir: Path, whole: Deadline, owner: Owner) -> Control:
+    """Return a handle on a VMM that may be busy; raise its last excuse when time is over."""
+    while True:
+        try:
+            return open_control(runner, state_dir)
+        except DeadlineExceeded:
+            if whole.expired or owner.ends(Deadline(0)):
+                raise
 
 
-def _press(control: Control, *, power_button: bool) -> str | None:
-    """Ask for a shutdown; return the words of a VMM that can't."""
+def _shut_down(control: Control, owner: Owner, timeout_s: float, whole: Deadline) -> str:
+    refusals = []
+    for power_button, until, said in (
+        (True, Deadline(min(timeout_s / 3, whole.left())), "the guest powered off"),
+        (False, whole, "the guest powered off on Ctrl-Alt-Del"),
+    ):
+        refusal = _refusal(partial(control.shut_down, power_button=power_button))
+        if refusal:
+            refusals.append(refusal.message)
+        # Who can't be asked needs no time to answer.
+        if owner.ends(Deadline(0) if isinstance(refusal, UnsupportedOperation) else until):
+            return "the VMM ended" if refusal else said
+    refusal = _refusal(control.quit)
+    # Some end without an answer.
+    stuck = isinstance(refusal, DeadlineExceeded)
+    how = "the VMM was ended" if owner.ends(Deadline(0 if stuck else ENDING_S)) else _killed(owner)
+    why = f" ({' and '.join(dict.fromkeys(refusals))})" if refusals else ""
+    late = f"did not power off within {timeout_s:g} s"
+    return f"the guest {late if whole.expired else 'can not be asked to power off'}{why}; {how}"
+
+
+def _refusal(ask: Callable[[], None]) -> MicroVMError | None:
+    """Ask a VMM for something; return why it can't, or that it takes too long."""
     try:
-        control.shut_down(power_button=power_button)
-    except ApiError as error:
-        if control.alive():
-            return error.message
-        raise
+        ask()
+    except MicroVMError as error:
+        return error
     return None
 
 
-def _gone(control: Control, deadline: Deadline) -> bool:
-    while not deadline.expired:
-        if not control.alive():
-            return True
-        time.sleep(LOOK_S)
-    return False
+def _killed(owner: Owner) -> str:
+    owner.kill()
+    owner.ends(Deadline(ENDING_S))
+    return "the VMM was killed"
 
 
 def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
     """Give the guest `size_mib` MiB of memory.
 
-    Raises `UnsupportedOperation`, `StateError` when it does not run, `ApiError`.
+    Raises `UnsupportedOperation`, `StateError` when it does not run, `ApiError`,
+    `DeadlineExceeded`.
     """
     if not (runner.microvm.balloon or runner.microvm.hotplug_mem):
         raise UnsupportedOperation(
@@ -102,12 +138,14 @@ def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
             f"{size_mib} MiB is too little memory for {runner.name}",
             hint=f"say at least {LEAST_MIB}; what runs in the guest needs more",
         )
-    if not _runs(runner, state_dir):
+    try:
+        opened = open_control(runner, state_dir)
+    except Unreachable as error:  # a VMM that was killed leaves its socket
         raise StateError(
             f"{runner.name} does not run in {state_dir}",
             hint="start it, then say it again, in the directory where it was started",
-        )
-    with closing(open_control(runner, state_dir)) as control:
+        ) from error
+    with closing(opened) as control:
         if not isinstance(control, Ballooning):
             raise UnsupportedOperation(f"{runner.microvm.hypervisor} has no balloon")
         control.set_memory(size_mib)
