@@ -415,7 +415,10 @@ def test_kvm_that_is_declared_is_refused_by_a_run_and_shown_by_a_plan(as_nobody)
 @pytest.mark.parametrize("covered", [None, "/dev/net/tun"])
 def test_a_tap_without_permission_is_told_with_the_way_out(covered, as_nobody):
     said = as_nobody("network.tap_up(TapPlan(name='mvnobody', bridge=None), 65534)", covered)
-    assert said == "no permission to make the tap mvnobody|run as root, or use type `user`"
+    assert (
+        said == "no permission to make the tap mvnobody|run as root, or with CAP_NET_ADMIN;"
+        " some hypervisors have interfaces of type `user`"
+    )
 
 
 def test_a_vfio_group_without_permission_is_told_with_the_way_out(as_nobody, tmp_path):

@@ -45,3 +45,4 @@ def test_a_version_that_is_too_old_is_a_lack(said_of):
     found = said_of("1.7.0")
     assert found.state == "lacking"
     assert found.text.endswith("older than 1.8, the first that can be used")
+    assert found.mend.startswith("microvm hypervisors install firecracker ")

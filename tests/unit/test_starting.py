@@ -37,6 +37,19 @@ def test_the_directory_of_a_helpers_socket_is_made_by_whoever_starts_it(tmp_path
     assert not (tmp_path / "x/y.sock").exists()
 
 
+def test_helpers_of_an_earlier_run_are_not_heard(tmp_path):
+    """Neither one that is declared no more, nor one that does not get to start this time."""
+    share = Share(tag="src", source="src", mount_point="/src")
+    planned = plan(MicroVM(shares=(share,)), facts("qemu"))
+    (helper,) = planned.helpers
+    gone = replace(planned, helpers=(replace(helper, argv=("/nowhere",)),))
+    for log in (tmp_path / "virtiofsd-before.log", logs.of_helper(helper, tmp_path)):
+        log.write_text("of yesterday\n")
+    with pytest.raises(HostError), helpers.running(gone, tmp_path):
+        pass
+    assert "yesterday" not in starting.last_words(planned, tmp_path)
+
+
 def test_no_directory_is_made_elsewhere(tmp_path):
     state = tmp_path / "state"
     state.mkdir()

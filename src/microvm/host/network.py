@@ -22,6 +22,7 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCBRADDIF = 0x8913, 0x8914, 0x89A2
 _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0xA
 _TUNGETIFF = 0x800454D2
 _IFF_UP, _IFF_ALLMULTI = 0x1, 0x200
+_MAY = "run as root, or with CAP_NET_ADMIN; some hypervisors have interfaces of type `user`"
 
 
 def index(name: str) -> int | None:
@@ -63,9 +64,7 @@ def tap_up(tap: TapPlan, owner: int) -> int:
                 _join(control, tap.name, tap.bridge)
             _set_flags(control, tap.name, _IFF_UP)
     except PermissionError as error:
-        raise HostError(
-            f"no permission to make the tap {tap.name}", hint="run as root, or use type `user`"
-        ) from error
+        raise HostError(f"no permission to make the tap {tap.name}", hint=_MAY) from error
     except FileNotFoundError as error:
         raise HostError(
             f"could not make the tap {tap.name}: there is no /dev/net/tun",
@@ -111,9 +110,7 @@ def macvtap_up(macvtap: MacvtapPlan, owner: int) -> int:
         os.chown(_device(made), owner, -1)
     except PermissionError as error:
         macvtap_down(name)
-        raise HostError(
-            f"no permission to make the macvtap {name}", hint="run as root, or use type `user`"
-        ) from error
+        raise HostError(f"no permission to make the macvtap {name}", hint=_MAY) from error
     except OSError as error:
         macvtap_down(name)
         raise _explain_macvtap(error, macvtap) from error

@@ -167,11 +167,11 @@ def _vmm(backend: Hypervisor, store: Path) -> Finding:
     path = process.find_program(backend.program, installed)
     # Without qemu no example of ours runs; the others are a choice.
     state: Lack = "broken" if backend.name == "qemu" else "lacking"
+    mend = f"microvm hypervisors install {backend.name}"
+    if backend.name == "qemu":
+        mend = f"sudo apt install {facts.package(backend.program)}"
     if path is None:
         text = f"{backend.program} is missing"
-        mend = f"microvm hypervisors install {backend.name}"
-        if backend.name == "qemu":
-            mend = f"sudo apt install {facts.package(backend.program)}"
         return Finding(topic=backend.name, state=state, text=text, mend=mend)
     try:
         program = facts.program(backend.program, None, installed)
@@ -181,7 +181,8 @@ def _vmm(backend: Hypervisor, store: Path) -> Finding:
     text = f"{dotted(program.version) or 'a version that it does not tell'} at {path}{whose}"
     if not program.has(backend.oldest):
         text += f"; older than {dotted(backend.oldest)}, the first that can be used"
-        return Finding(topic=backend.name, state=state, text=text)
+        mend = f"{mend}    # a later one, and take the old one off PATH"
+        return Finding(topic=backend.name, state=state, text=text, mend=mend)
     if backend.newest and program.version[: len(backend.newest)] > backend.newest:
         text += f"; newer than {dotted(backend.newest)}, the last that is known: used like that one"
     return Finding(topic=backend.name, state="good", text=text)

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ def running(plan: LaunchPlan, state_dir: Path) -> Iterator[list[Running]]:
     with ExitStack() as stack:
         if plan.helpers:
             stack.enter_context(_lock(state_dir))
+        for helper in plan.helpers:  # one that never gets to start has not said what an earlier did
+            logs.of_helper(helper, state_dir).unlink(missing_ok=True)
         found = []
         for helper in plan.helpers:
             listener = stack.enter_context(_listening(helper, state_dir))
@@ -99,13 +101,13 @@ def _bury(
     life.close()
     del lives[helper.name]
     if time.monotonic() - began < SOON_S:
-        raise HostError(f"{fate}{last_words(state_dir)}")
+        raise HostError(f"{fate}{last_words([helper], state_dir)}")
 
 
-def last_words(state_dir: Path) -> str:
-    """Return the end of what the helpers said."""
+def last_words(helpers: Sequence[Helper], state_dir: Path) -> str:
+    """Return the end of what these helpers said."""
     text = ""
-    for log in sorted(state_dir.glob("virtiofsd-*.log")):
+    for log in (logs.of_helper(helper, state_dir) for helper in helpers):
         if words := process.last_words(files.tail(log)):
             text += f"\n{log.name}:{words}"
     return text

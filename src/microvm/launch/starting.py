@@ -159,4 +159,4 @@ def last_words(plan: LaunchPlan, state_dir: Path) -> str:
         log = state_dir / name
         if words := process.last_words(files.tail(log)):
             text += f"\n{name}:{words}"
-    return text + helpers.last_words(state_dir)
+    return text + helpers.last_words(plan.helpers, state_dir)
