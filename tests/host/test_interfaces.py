@@ -63,9 +63,8 @@ def test_frames_reach_the_descriptors_of_a_macvtap(told):
             ),
         )
         taps.up(plan, state)
-        said["record"] = json.loads((state / taps.RECORD).read_text()) == {
-            "mv0.a": network.index("mv0.a")
-        }
+        record = json.loads((state / taps.RECORD).read_text())
+        said["record"] = record["mv0.a"]["index"] == network.index("mv0.a")
         addresses = Path("/proc/net/if_inet6").read_text().splitlines()
         said["ipv6"] = [line for line in addresses if line.endswith(" mv0.a")]
         with taps.opened(plan) as numbers:
@@ -81,7 +80,7 @@ def test_frames_reach_the_descriptors_of_a_macvtap(told):
                 for number in select.select(numbers, [], [], 5)[0]
             )
         taps.up(plan, state)  # again: it is ours
-        taps.down(plan, state)
+        taps.down(state)
         said["gone"] = network.index("mv0.a") is None and not (state / taps.RECORD).exists()
     """)
     assert said == {
@@ -112,15 +111,14 @@ def test_what_is_in_the_way_is_told_and_nothing_is_left(told):
 @pytest.mark.usefixtures("new_devices")
 def test_each_script_takes_away_what_is_its_own(told):
     said = told("""
-        from dataclasses import replace
         plan = LaunchPlan(
             name="vm", hypervisor="h", process_name=None, argv=(), macvtaps=(macvtap,),
             taps=(TapPlan(name="tap7", bridge=None, queues=2),),
         )
         taps.up(plan, state)
-        taps.down(replace(plan, taps=()), state)
+        taps.down(state, kind="macvtap")
         said["first"] = [network.index("mv0.a") is None, network.index("tap7") is None]
-        taps.remove({"tap7": "tap"}, state)  # by nothing but its name
+        taps.down(state, kind="tap")
         said["second"] = [network.index("tap7") is None, (state / taps.RECORD).exists()]
     """)
     assert said == {"first": [True, False], "second": [True, False]}
@@ -152,12 +150,13 @@ def test_a_tap_that_is_there_is_refused_and_not_joined(told):
 
 def test_a_start_that_fails_takes_away_the_interfaces_that_it_made(told):
     said = told("""
+        from dataclasses import replace
         first, second = (TapPlan(name=name, bridge=None) for name in ("tap7", "tap8"))
         third = TapPlan(name="tap9", bridge="nosuch")
         plan = LaunchPlan(
             name="vm", hypervisor="h", process_name=None, argv=(), taps=(first, second, third)
         )
-        taps.up(taps.only(plan, {"tap7"}), state)
+        taps.up(replace(plan, taps=(first,)), state)
         said["why"] = refusal(taps.up, plan, state)
         said["left"] = [network.index(name) is not None for name in ("tap7", "tap8", "tap9")]
         said["record"] = list(json.loads((state / taps.RECORD).read_text()))
@@ -165,3 +164,43 @@ def test_a_start_that_fails_takes_away_the_interfaces_that_it_made(told):
     assert said["why"][1] == "tap9 can't join nosuch: there is no such bridge"
     assert said["left"] == [True, False, False], "the first is of an earlier start"
     assert said["record"] == ["tap7"]
+
+
+@pytest.mark.usefixtures("new_devices")
+def test_what_is_declared_otherwise_by_now_is_made_anew_or_goes(told):
+    said = told("""
+        from dataclasses import replace
+
+        def run(*command):
+            done = subprocess.run([sys.argv[2], *command], check=True, stdout=subprocess.PIPE)
+            return done.stdout.decode()
+
+        for bridge in ("br1", "br2"):
+            run("link", "add", bridge, "type", "bridge")
+        tap = TapPlan(name="tap7", bridge="br1")
+        plan = LaunchPlan(
+            name="vm", hypervisor="h", process_name=None, argv=(), macvtaps=(macvtap,),
+            taps=(tap, TapPlan(name="tap8", bridge=None)),
+        )
+        taps.up(plan, state)
+        kept = network.index("tap8")
+        again = replace(
+            plan, macvtaps=(), taps=(replace(tap, bridge="br2", queues=2), plan.taps[1])
+        )
+        said["scripts"] = sorted(taps.up(again, state, kinds=["tap"]))
+        said["other kind"] = network.index("mv0.a") is not None
+        said["made"] = sorted(taps.up(again, state))
+        said["bridge"] = "master br2" in run("link", "show", "tap7")
+        os.close(network.open_tap("tap7", 2))
+        said["kept"] = network.index("tap8") == kept
+        said["gone"] = network.index("mv0.a") is None
+        turned = replace(again, taps=(), macvtaps=(replace(macvtap, name="tap7"),))
+        said["turned"] = sorted(taps.up(turned, state))
+        said["kind"] = "macvtap" in run("-details", "link", "show", "tap7")
+        taps.down(state)
+        said["left"] = [name for _, name in socket.if_nameindex() if name.startswith(("tap", "mv"))]
+    """)
+    assert said == {
+        "scripts": ["tap7"], "other kind": True, "made": [], "bridge": True, "kept": True,
+        "gone": True, "turned": ["tap7"], "kind": True, "left": [],
+    }  # fmt: skip

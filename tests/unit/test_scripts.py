@@ -13,6 +13,7 @@ from microvm.model.codec import to_plain
 from microvm.model.declaration import HypervisorKind, MicroVM
 from microvm.model.devices import Interface, MacvtapOptions, Share
 from microvm.model.options import QemuOptions, VirtiofsdOptions
+from microvm.model.plan import MacvtapPlan, TapPlan
 from microvm.model.runner import Runner
 from planned import SYSTEM, facts
 
@@ -57,12 +58,19 @@ BROKEN = MicroVM(
 
 def test_interfaces_are_taken_away_when_nothing_else_is_there_any_more(script, tmp_path):
     record = tmp_path / "state" / taps.RECORD
-    record.write_text(json.dumps({"mvtest7": 999_999, "mvtest8": 999_998, "mvtest9": 999_997}))
+    made = {
+        "mvtest7": taps.Made(999_999, tap=TapPlan(name="mvtest7", bridge=None)),
+        "mvtest8": taps.Made(999_998, tap=TapPlan(name="mvtest8", bridge="br0")),
+        "mvtest9": taps.Made(
+            999_997, macvtap=MacvtapPlan(name="mvtest9", link="up0", mode="bridge", mac="02::1")
+        ),
+    }
+    record.write_text(json.dumps({name: to_plain(one) for name, one in made.items()}))
     refused = script("run", BROKEN)
     assert refused.returncode == 4, refused.stderr
     done = script("tap-down", BROKEN)
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(record.read_text()) == {"mvtest9": 999_997}, "that is macvtap-down's"
+    assert list(json.loads(record.read_text())) == ["mvtest9"], "that is macvtap-down's"
     done = script("macvtap-down", BROKEN)
     assert (done.returncode, done.stderr) == (0, "")
     assert not record.exists()

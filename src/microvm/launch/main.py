@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from microvm.errors import MicroVMError
 from microvm.host import standard
@@ -59,8 +60,8 @@ def _run(runner_dir: Path, rest: list[str]) -> int:
         for note in plan.notes:
             _say(note)
         starting.prepare(plan, state_dir, reset_root=False, say=_say)
-        made = taps.only(plan, taps.up(plan, state_dir))
-        stack.callback(taps.down, made, state_dir)  # unless the VMM starts
+        made = taps.up(plan, state_dir)
+        stack.callback(taps.down, state_dir, names=made)  # unless the VMM starts
         stack.enter_context(taps.opened(plan))
         if not helpers.served_elsewhere(plan, state_dir):
             stack.enter_context(helpers.running(plan, state_dir))
@@ -89,16 +90,17 @@ def _balloon(runner_dir: Path, rest: list[str]) -> int:
     return 0
 
 
-def _interfaces(runner_dir: Path, rest: list[str], *, kind: str, up: bool) -> int:
-    from microvm.hypervisors import resources
+def _interfaces(
+    runner_dir: Path, rest: list[str], *, kind: Literal["tap", "macvtap"], up: bool
+) -> int:
     from microvm.launch import taps
 
-    runner, state_dir = planning.load_runner(runner_dir), Path.cwd()
-    kinds = {name: of for name, of in resources.interface_kinds(runner).items() if of == kind}
+    state_dir = Path.cwd()
     if up:
-        taps.up(taps.only(planning.interfaces(runner, state_dir), set(kinds)), state_dir)
+        plan = planning.interfaces(planning.load_runner(runner_dir), state_dir)
+        taps.up(plan, state_dir, kinds=[kind])
     else:
-        taps.remove(kinds, state_dir)
+        taps.down(state_dir, kind=kind)
     return 0
 
 

@@ -2,88 +2,106 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from microvm.errors import MicroVMError, StateError
 from microvm.host import files, network
+from microvm.model.codec import from_plain, to_plain
 from microvm.model.plan import LaunchPlan, MacvtapPlan, TapPlan
 
 Kind = Literal["tap", "macvtap"]
+KINDS: tuple[Kind, ...] = ("tap", "macvtap")
 
 RECORD = "taps.json"
-"""Interfaces made for the machine: name to interface index; no index is ever used twice."""
+"""Interfaces made for the machine, by name; no interface index is ever used twice."""
 
 
-def up(plan: LaunchPlan, state_dir: Path) -> set[str]:
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An interface that was made for the machine."""
+
+    index: int
+    """Its number, which tells it from another one of the same name."""
+    tap: TapPlan | None = None
+    macvtap: MacvtapPlan | None = None
+    """One of the two."""
+
+    @property
+    def kind(self) -> Kind:
+        """Which of the two it is."""
+        return "tap" if self.tap else "macvtap"
+
+    @property
+    def plan(self) -> TapPlan | MacvtapPlan | None:
+        """What was asked for."""
+        return self.tap or self.macvtap
+
+
+def up(plan: LaunchPlan, state_dir: Path, *, kinds: Sequence[Kind] = KINDS) -> set[str]:
     """Make the interfaces that are missing; those made for this machine before are used again.
 
-    Returns the names of the new ones. When it raises, none of them is left. Raises `StateError`
-    for a foreign or busy one, `HostError`.
+    One that was made as another declaration had it is made anew, or goes when none has it any
+    more. Returns the names of the new ones. When it raises, none of them is left. Raises
+    `StateError` for a foreign or busy one, `HostError`.
     """
     made: set[str] = set()
     try:
-        _up(plan, state_dir, made)
+        _up([one for one in _planned(plan) if _kind(one) in kinds], state_dir, kinds, made)
     except MicroVMError:
-        down(only(plan, made), state_dir)
+        down(state_dir, names=made)
         raise
     return made
 
 
-def only(plan: LaunchPlan, names: set[str]) -> LaunchPlan:
-    """Return the plan with no other interfaces than these."""
-    return replace(
-        plan,
-        taps=tuple(one for one in plan.taps if one.name in names),
-        macvtaps=tuple(one for one in plan.macvtaps if one.name in names),
-    )
+def _up(
+    planned: Sequence[TapPlan | MacvtapPlan],
+    state_dir: Path,
+    kinds: Sequence[Kind],
+    made: set[str],
+) -> None:
+    wanted = {one.name: one for one in planned}
+    record = {name: one for name, one in _read(state_dir).items() if one.kind in kinds}
+    there = {name for name, one in record.items() if network.index(name) == one.index}
+    for name in there:
+        if record[name].kind == "tap" and network.in_use(name):
+            raise StateError(
+                f"the tap {name} is in use by another program",
+                hint="stop that one first; `ip -details link show` lists interfaces",
+            )
+    kept = {name for name in there if record[name].plan == wanted.get(name)}
+    down(state_dir, names=record.keys() - kept)
+    for name, asked in wanted.items():
+        if name not in kept:
+            one = _make(asked)
+            made.add(name)
+            # At once: what is not written down is nobody's after a crash.
+            _write(state_dir, {**_read(state_dir), name: one})
 
 
-def _up(plan: LaunchPlan, state_dir: Path, made: set[str]) -> None:
-    record = _read(state_dir)
-    for one in _planned(plan):
-        found = network.index(one.name)
-        if found is not None and record.get(one.name) == found:
-            if isinstance(one, TapPlan) and network.in_use(one.name):
-                raise StateError(
-                    f"the tap {one.name} is in use by another program",
-                    hint="stop that one first; `ip -details link show` lists interfaces",
-                )
-            continue
-        owner = os.geteuid()
-        record[one.name] = (
-            network.tap_up(one, owner)
-            if isinstance(one, TapPlan)
-            else network.macvtap_up(one, owner)
-        )
-        made.add(one.name)
-        # At once: what is not written down is nobody's after a crash.
-        files.write_atomic(state_dir / RECORD, json.dumps(record), 0o600)
+def _make(one: TapPlan | MacvtapPlan) -> Made:
+    owner = os.geteuid()
+    if isinstance(one, TapPlan):
+        return Made(network.tap_up(one, owner), tap=one)
+    return Made(network.macvtap_up(one, owner), macvtap=one)
 
 
-def down(plan: LaunchPlan, state_dir: Path) -> None:
-    """Take away the interfaces that were made for this machine; others stay."""
-    remove({one.name: _kind(one) for one in _planned(plan)}, state_dir)
+def down(state_dir: Path, *, kind: Kind | None = None, names: Container[str] | None = None) -> None:
+    """Take away what was made for this machine, of one kind or of these names; the rest stays.
 
-
-def remove(kinds: Mapping[str, Kind], state_dir: Path) -> None:
-    """Take away the interfaces of these names that were made for this machine; others stay.
-
-    Their kinds by name are all that it takes: whatever became of the machine, none is left.
-    Raises `HostError`.
+    Its record is all that it takes: whatever became of the machine, none is left. Raises
+    `HostError`.
     """
     record = _read(state_dir)
-    for name, kind in kinds.items():
-        made = record.pop(name, None)
-        if made is not None and network.index(name) == made:
-            (network.tap_down if kind == "tap" else network.macvtap_down)(name)
-    if record:  # of the other kind, whose script has not run yet
-        files.write_atomic(state_dir / RECORD, json.dumps(record), 0o600)
-    else:
-        (state_dir / RECORD).unlink(missing_ok=True)
+    for name, made in list(record.items()):
+        if kind in (None, made.kind) and (names is None or name in names):
+            if network.index(name) == made.index:
+                (network.tap_down if made.kind == "tap" else network.macvtap_down)(name)
+            del record[name]
+    _write(state_dir, record)
 
 
 def _kind(one: TapPlan | MacvtapPlan) -> Kind:
@@ -119,12 +137,20 @@ def held(plan: LaunchPlan, state_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        down(plan, state_dir)
+        down(state_dir)
 
 
-def _read(state_dir: Path) -> dict[str, int]:
+def _read(state_dir: Path) -> dict[str, Made]:
     try:
-        record: dict[str, int] = json.loads((state_dir / RECORD).read_text())
-    except (OSError, ValueError):
+        record = json.loads((state_dir / RECORD).read_text())
+        return {name: from_plain(Made, plain) for name, plain in record.items()}
+    except (OSError, ValueError, AttributeError):
         return {}
-    return record
+
+
+def _write(state_dir: Path, record: dict[str, Made]) -> None:
+    if record:
+        plain = {name: to_plain(made) for name, made in record.items()}
+        files.write_atomic(state_dir / RECORD, json.dumps(plain), 0o600)
+    else:
+        (state_dir / RECORD).unlink(missing_ok=True)
