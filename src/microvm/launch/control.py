@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from microvm.errors import (
+    ApiError,
     DeadlineExceeded,
     HostError,
     MicroVMError,
@@ -55,7 +56,8 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
     """Shut a machine down: power button, Ctrl-Alt-Del, then the end of the VMM within the time.
 
     Returns which of them ended it; a VMM that answers nothing is killed then. Raises `HostError`
-    where that is not possible, and for a VMM that can't be seen from here.
+    where that is not possible, and for a VMM that can't be seen from here, `ApiError` for what is
+    no VMM.
     """
     whole, path = Deadline(timeout_s), _socket(runner, state_dir)
     with owner_of(path) as owner, ExitStack() as stack:
@@ -63,18 +65,19 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
             if not stream.listens(path):
                 return "it is not running"
             raise HostError(
-                f"what listens on {path} can't be seen from here",
-                hint="say it in the container where the machine was started, or as its user",
+                f"what listens on {path} takes no connection, or can't be seen from here",
+                hint="end what is connected to it; say it as the user, and in the container, of the"
+                " machine",
             )
         try:
             control = stack.enter_context(closing(_opened(runner, state_dir, whole, owner)))
             return _shut_down(control, owner, timeout_s, whole)
-        except Unreachable:
-            return "the VMM ended"
-        except DeadlineExceeded as stuck:
-            if owner.ends(Deadline(0)):
+        except (ApiError, DeadlineExceeded) as error:
+            if isinstance(error, Unreachable) or owner.ends(Deadline(0)):
                 return "the VMM ended"
-            return f"the VMM did not answer ({stuck.message}); {_killed(owner)}"
+            if isinstance(error, ApiError):
+                raise
+            return f"the VMM did not answer ({error.message}); {_killed(owner)}"
 
 
 def _opened(runner: Runner, state_dir: Path, whole: Deadline, owner: Owner) -> Control:
