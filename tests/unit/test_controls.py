@@ -1,8 +1,10 @@
 """Controls of running VMMs, with peers on real Unix sockets that speak their HTTP APIs."""
 
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -384,6 +386,40 @@ def test_a_guest_is_not_starved(tmp_path):
 def test_the_peer_is_this_process(vmm):
     with vmm("firecracker") as (peer, _):
         assert stream.owner(peer.path) == os.getpid()
+
+
+def serve_as_kvmtool(listener, got):
+    """Accept one connection for each time that some came, as kvm-ipc.c does, until one is taken."""
+    clients = {}
+    with select.epoll() as epoll:
+        epoll.register(listener, select.EPOLLIN | select.EPOLLET)
+        time.sleep(0.3)  # busy: what comes meanwhile is one event
+        while (not got or clients) and (events := epoll.poll(10)):
+            for number, event in events:
+                if number == listener.fileno():
+                    client, _ = listener.accept()
+                    while head := client.recv(8):
+                        got.append(struct.unpack("II", head))
+                    clients[client.fileno()] = client
+                    epoll.register(client, select.EPOLLIN | select.EPOLLRDHUP)
+                elif event & select.EPOLLRDHUP:
+                    epoll.unregister(number)
+                    clients.pop(number).close()
+
+
+def test_a_request_to_kvmtool_that_comes_with_another_connection_is_taken(tmp_path):
+    path = tmp_path / ".lkvm/vm.sock"
+    path.parent.mkdir()
+    got = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(10)
+        peer = threading.Thread(target=serve_as_kvmtool, args=(listener, got))
+        peer.start()
+        hypervisor("kvmtool").control(path, timeout_s=10).pause()
+        assert got == [(4, 0)], "it was taken before we were told so"
+        peer.join(10)
+        assert not peer.is_alive()
 
 
 @pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor", "firecracker", "crosvm", "kvmtool"])

@@ -72,6 +72,18 @@ def _connected(path: Path) -> socket.socket:
     return connection
 
 
+def done_with(connection: socket.socket, *, within_s: float) -> bool:
+    """Say that nothing more comes; return whether the other side has closed the connection then."""
+    connection.settimeout(within_s)
+    try:
+        connection.shutdown(socket.SHUT_WR)
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:  # it has ended
+        return True
+
+
 def accept(listener: int) -> socket.socket | None:
     """Return the connection that waits at a listening descriptor, or None when none does."""
     server = socket.socket(fileno=os.dup(listener))

@@ -1,19 +1,22 @@
 """A running kvmtool, by its IPC socket and the guest's own ear for a power-off.
 
 kvm-ipc.c: `struct kvm_ipc_head { u32 type; u32 len; }` and the payload. One request a connection:
-a client that stays keeps the others waiting.
+a client that stays keeps the others waiting. No answer: it closes a connection that it has read.
 """
 
 import struct
 from pathlib import Path
 
-from microvm.errors import ApiError, UnsupportedOperation
+from microvm.errors import ApiError, DeadlineExceeded, UnsupportedOperation
 from microvm.host import files, stream, vsock
+from microvm.host.process import Deadline
 from microvm.hypervisors.control import Ballooning, Pausable
 from microvm.hypervisors.kvmtool import BALLOON, POWER_CID, POWER_KEY, POWER_PORT
 from microvm.hypervisors.socket_control import SocketControl
 
 _BALLOON, _PAUSE, _RESUME, _STOP = 1, 4, 5, 6
+NUDGE_S = 0.5
+"""After this a request that was not taken is helped along."""
 
 
 class KvmtoolControl(SocketControl, Ballooning, Pausable):
@@ -67,8 +70,16 @@ class KvmtoolControl(SocketControl, Ballooning, Pausable):
 
     def _send(self, kind: int, payload: bytes = b"") -> None:
         with stream.reach(self._path, name=self.vmm, timeout_s=self._timeout_s) as connection:
+            deadline = Deadline(self._timeout_s)
             connection.settimeout(self._timeout_s)
             try:
                 connection.sendall(struct.pack("II", kind, len(payload)) + payload)
             except OSError as error:
                 raise ApiError(f"kvmtool does not take requests: {error.strerror}") from error
+            while not stream.done_with(connection, within_s=NUDGE_S):
+                if deadline.expired:
+                    raise DeadlineExceeded("kvmtool did not take a request in time")
+                # It accepts one connection each time it wakes (EPOLLET), so that one of two that
+                # come together, as another program's and this one, waits until a third comes.
+                if nudge := stream.connect(self._path):
+                    nudge.close()
