@@ -21,6 +21,7 @@ from microvm.hypervisors import hypervisor
 from microvm.launch import control
 from microvm.model.declaration import MicroVM
 from microvm.model.guest import GuestSystem
+from microvm.model.options import CrosvmOptions
 from microvm.model.runner import Runner
 
 MIB = 1 << 20
@@ -333,6 +334,19 @@ def test_a_refused_shutdown_ends_in_the_end_of_the_vmm_and_is_told(tmp_path, pro
     assert "VM is not running" in said
     assert said.endswith("the VMM was ended")
     assert peer.wait(10) == 0
+
+
+def test_crosvm_that_hangs_is_killed_too(tmp_path, process, monkeypatch):
+    """Its socket is of packets, and its own program asks it."""
+    monkeypatch.setattr(control, "ANSWER_S", 0.3)
+    program = tmp_path / "crosvm"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    peer = process(SILENT.replace("socket.AF_UNIX", "socket.AF_UNIX, socket.SOCK_SEQPACKET"), "8")
+    running = runner("crosvm", crosvm=CrosvmOptions(program=str(program)))
+    said = control.shutdown_machine(running, tmp_path, timeout_s=1)
+    assert said.endswith("the VMM was killed")
+    assert peer.wait(10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor", "firecracker", "kvmtool"])

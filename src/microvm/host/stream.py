@@ -17,6 +17,8 @@ from microvm.host.process import Deadline
 LIMIT = 107
 """Bytes of a socket's path (unix(7): sun_path less the final NUL)."""
 LOOK_S = 0.05
+_KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+"""Of control sockets; crosvm's is of packets."""
 
 
 @contextmanager
@@ -59,8 +61,8 @@ def reach(path: Path, *, name: str, timeout_s: float) -> socket.socket:
             raise Unreachable(f"could not reach {name}: nobody listens on {path}") from error
 
 
-def _connected(path: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _connected(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, kind)
     # A full backlog would keep a blocking connect waiting for as long as its owner is stuck.
     connection.setblocking(False)
     try:
@@ -99,29 +101,28 @@ def accept(listener: int) -> socket.socket | None:
 
 def owner(path: Path) -> int | None:
     """Return the process that listens at `path` (unix(7), SO_PEERCRED), or None when none does."""
-    connection = connect(path)
-    if connection is None:
-        return None
-    with connection:
-        size = struct.calcsize("3i")
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    pid, _, _ = struct.unpack("3i", raw)
-    return pid or None  # 0: one of another PID namespace
+    for kind in _KINDS:
+        try:
+            with _connected(path, kind) as connection:
+                size = struct.calcsize("3i")
+                raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        except OSError:
+            continue
+        pid, _, _ = struct.unpack("3i", raw)
+        return pid or None  # 0: one of another PID namespace
+    return None
 
 
 def listens(path: Path) -> bool:
     """Return whether a socket takes connections, be it of streams or of packets (unix(7))."""
-    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
-        with socket.socket(socket.AF_UNIX, kind) as probe:
-            probe.setblocking(False)
-            try:
-                with address(path) as name:
-                    probe.connect(name)
-            except (BlockingIOError, PermissionError):  # a full backlog, or somebody else's
-                return True
-            except OSError:
-                continue
+    for kind in _KINDS:
+        try:
+            _connected(path, kind).close()
+        except (BlockingIOError, PermissionError):  # a full backlog, or somebody else's
             return True
+        except OSError:
+            continue
+        return True
     return False
 
 
