@@ -15,7 +15,7 @@ import pytest
 from fake_vmm import KINDS
 
 from microvm.errors import HostError, StateError
-from microvm.host import image_locks, kvm
+from microvm.host import image_locks, kvm, stream
 from microvm.hypervisors import hypervisor
 from microvm.launch import control, foreground, starting
 from microvm.model.declaration import MicroVM
@@ -356,7 +356,7 @@ import os, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from microvm.errors import MicroVMError
-from microvm.host import kvm, network, passthrough
+from microvm.host import kvm, network, passthrough, stream
 from microvm.model.devices import Device
 from microvm.model.plan import TapPlan
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -366,6 +366,12 @@ try:
 except MicroVMError as error:
     print(error.message, error.hint, sep="|")
 """
+
+
+def let_others_enter(place):
+    for directory in (place, *place.parents):
+        if directory.stat().st_uid == os.geteuid() and directory.stat().st_mode & 0o1 == 0:
+            directory.chmod(directory.stat().st_mode | 0o1)
 
 
 @pytest.fixture
@@ -421,10 +427,16 @@ def test_a_tap_without_permission_is_told_with_the_way_out(covered, as_nobody):
     )
 
 
+def test_a_vmm_of_another_user_is_not_taken_for_none(as_nobody, tmp_path):
+    let_others_enter(tmp_path)
+    path = tmp_path / "qmp.sock"
+    with stream.listening(path, None):
+        said = as_nobody(f"stream.reach(Path({str(path)!r}), name='QEMU', timeout_s=1)")
+    assert said == f"no permission to connect to QEMU at {path}|run as its user, or as root"
+
+
 def test_a_vfio_group_without_permission_is_told_with_the_way_out(as_nobody, tmp_path):
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_uid == os.geteuid() and directory.stat().st_mode & 0o1 == 0:
-            directory.chmod(directory.stat().st_mode | 0o1)
+    let_others_enter(tmp_path)
     device = tmp_path / "sys/bus/pci/devices/0000:03:00.0"
     device.mkdir(parents=True)
     for name, target in (("driver", "vfio-pci"), ("iommu_group", "7")):

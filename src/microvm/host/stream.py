@@ -45,7 +45,8 @@ def connect(path: Path) -> socket.socket | None:
 def reach(path: Path, *, name: str, timeout_s: float) -> socket.socket:
     """Return a connection to the program `name`, which may be busy with others for a while.
 
-    Raises `Unreachable` when nobody listens there, `DeadlineExceeded`.
+    Raises `Unreachable` when nobody listens there, `HostError` without the right to,
+    `DeadlineExceeded`.
     """
     deadline = Deadline(timeout_s)
     while True:
@@ -57,6 +58,10 @@ def reach(path: Path, *, name: str, timeout_s: float) -> socket.socket:
                     f"{name} takes no connection at {path}: others wait there already, or it hangs"
                 ) from error
             time.sleep(LOOK_S)
+        except PermissionError as error:
+            raise HostError(
+                f"no permission to connect to {name} at {path}", hint="run as its user, or as root"
+            ) from error
         except OSError as error:
             raise Unreachable(f"could not reach {name}: nobody listens on {path}") from error
 
