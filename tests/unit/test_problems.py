@@ -250,8 +250,26 @@ mount_point = "/other"
     ]
 
 
+def test_a_port_at_all_addresses_is_that_port_at_each(problems):
+    ports = "host.address = '{}', host.port = 80, guest.port = 80, proto = '{}'".format
+    forwarded = ", ".join(
+        f"{{ {ports(*end)} }}"
+        for end in [
+            ("127.0.0.1", "tcp"), ("127.0.0.2", "tcp"), ("0.0.0.0", "udp"), ("0.0.0.0", "tcp")
+        ]
+    )  # fmt: skip
+    user = "interfaces = [{ type = 'user', id = 'net0' }]"
+    [found] = problems(f"[microvms.web]\n{user}\nforward_ports = [{forwarded}]\n")
+    assert "forward_ports.3.host: the forwarded port 0.0.0.0:80/tcp" in found
+    assert "that of forward_ports.0.host too" in found
+
+
 SHARE = "tag = 's', source = '.', mount_point = '/s'"
 MACVTAP = "type = 'macvtap', macvtap.link = 'eth0'"
+FORWARD = (
+    "forward_ports = [{ %shost.port = 80, guest.port = 8080 }]\n"
+    "interfaces = [{ type = 'user', id = 'net0' }]"
+)
 
 
 @pytest.mark.parametrize(
@@ -286,13 +304,23 @@ MACVTAP = "type = 'macvtap', macvtap.link = 'eth0'"
             "devices = [{ bus = 'pci', path = '0000:03:00.0' }]",
             "devices.0.path", "the device 0000:03:00.0",
         ),
+        (FORWARD % "", FORWARD % "", "forward_ports.0.host", "the forwarded port 127.0.0.1:80/tcp"),
+        (
+            FORWARD % "", FORWARD % "host.address = '0.0.0.0', ",
+            "forward_ports.0.host", "the forwarded port 0.0.0.0:80/tcp",
+        ),
+        (
+            FORWARD % "host.address = '0.0.0.0', ", FORWARD % "host.address = '0.0.0.0', ",
+            "forward_ports.0.host", "the forwarded port 0.0.0.0:80/tcp",
+        ),
     ],
 )  # fmt: skip
 def test_what_only_one_machine_can_have_is_told_of_two(problems, one, other, where, said):
     found = problems(f"[microvms.a]\n{one}\n[microvms.b]\n{other}\n")
     told = [line for line in found if f"{said} is that of microvms.a.{where} too" in line]
     assert len(told) == 1
-    assert told[0].startswith("microvm.toml:4: microvms.b.")
+    line = 3 + len(one.splitlines())
+    assert told[0].startswith(f"microvm.toml:{line}: microvms.b.")
     assert problems(f"[microvms.a]\n{one}\n") == problems(f"[microvms.a]\n{other}\n") == []
 
 

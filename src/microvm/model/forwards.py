@@ -14,6 +14,22 @@ GUEST = "10.0.2.15"
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
 
+def collide(one: ForwardPort, other: ForwardPort) -> bool:
+    """Return whether both open the same port of the host: at one address, or at all and at one."""
+    same = (one.proto, one.host.port) == (other.proto, other.host.port)
+    addresses = {_opened(one), _opened(other)}
+    return same and (len(addresses) == 1 or not addresses.isdisjoint(EVERYWHERE))
+
+
+def port(forward: ForwardPort) -> str:
+    """Return the port that is opened on the host, as one word."""
+    return f"{written(_opened(forward), forward.host.port)}/{forward.proto}"
+
+
+def _opened(forward: ForwardPort) -> str:
+    return forward.host.address or "127.0.0.1"
+
+
 def entrance(forward: ForwardPort) -> tuple[str, int]:
     """Return the address and port that the guest connects to (`origin = "guest"`)."""
     return forward.guest.address or "127.0.0.1", forward.guest.port

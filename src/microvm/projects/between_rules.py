@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from microvm.errors import Problem
 from microvm.hypervisors import hypervisor
+from microvm.model import forwards
 from microvm.model.declaration import MicroVM
 from microvm.model.devices import ForwardPort, Volume, shortest
 from microvm.projects import keypath
@@ -19,23 +20,18 @@ class _Claim:
     value: object
     alone: bool = True
     """Whether nobody else can have it then; else only others who want it alone can't."""
-    of: str = ""
-    """What the value is one of, where things of several names are."""
+    key: object = None
+    """What is taken, where the value's name isn't all of it."""
 
     @property
-    def thing(self) -> tuple[str, object]:
+    def thing(self) -> object:
         """Return what is the same for two claims of the same thing."""
-        return self.of or self.what, self.value
-
-
-def port_of(forward: ForwardPort) -> str:
-    """Return the port that is opened on the host."""
-    return f"{forward.host.address or '127.0.0.1'}:{forward.host.port}/{forward.proto}"
+        return self.key or (self.what, self.value)
 
 
 def check(microvms: Mapping[str, MicroVM]) -> Iterator[Problem]:
     """Yield, once for each MicroVM, what another one has before it: both couldn't run."""
-    taken: dict[tuple[str, object], list[tuple[str, _Claim]]] = {}
+    taken: dict[object, list[tuple[str, _Claim]]] = {}
     for name, microvm in microvms.items():
         for claim in _claims(microvm):
             others = taken.setdefault(claim.thing, [])
@@ -77,7 +73,8 @@ def _files(vm: MicroVM) -> Iterator[_Claim]:
 
 
 def _file(where: str, what: str, path: str, *, alone: bool = True) -> _Claim:
-    return _Claim(where=where, what=what, value=shortest(path), alone=alone, of="files")
+    value = shortest(path)
+    return _Claim(where=where, what=what, value=value, alone=alone, key=("file", value))
 
 
 def _image(index: int, volume: Volume) -> _Claim:
@@ -102,5 +99,14 @@ def _network(vm: MicroVM) -> Iterator[_Claim]:
             )
     for index, forward in enumerate(vm.forward_ports):
         if forward.origin == "host":
-            where = f"forward_ports.{index}.host"
-            yield _Claim(where=where, what="the forwarded port", value=port_of(forward))
+            yield from _port(f"forward_ports.{index}.host", forward)
+
+
+def _port(where: str, forward: ForwardPort) -> Iterator[_Claim]:
+    """One address has it to itself; all addresses together exclude each of them."""
+    what, value = "the forwarded port", forwards.port(forward)
+    everywhere = forward.host.address in forwards.EVERYWHERE
+    number = ("port", forward.proto, forward.host.port)
+    yield _Claim(where=where, what=what, value=value, alone=everywhere, key=number)
+    if not everywhere:
+        yield _Claim(where=where, what=what, value=value)

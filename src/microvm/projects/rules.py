@@ -15,7 +15,7 @@ from microvm.hypervisors.qemu_plan import WATCH
 from microvm.hypervisors.shares import socket_of
 from microvm.model import forwards
 from microvm.model.declaration import MicroVM
-from microvm.model.devices import Volume, names_device, shortest
+from microvm.model.devices import ForwardPort, Volume, names_device, shortest
 from microvm.projects import between_rules, guest_rules, keypath, lone_rules
 
 HUGE_PAGE_MIB = 2
@@ -65,18 +65,26 @@ def _devices(vm: MicroVM, directory: Path) -> Iterator[Problem]:
     yield from _twice(macs, "the MAC address")
     passed = ((f"devices.{i}.path", device.path) for i, device in enumerate(vm.devices))
     yield from _twice(passed, "the device")
-    ports = (
-        (f"forward_ports.{i}.host", between_rules.port_of(f))
-        for i, f in enumerate(vm.forward_ports)
-        if f.origin == "host"
-    )
-    yield from _twice(ports, "the forwarded port")
+    yield from _ports(vm)
     opened = (
         (f"forward_ports.{i}.guest", (f.proto, *forwards.entrance(f)))
         for i, f in enumerate(vm.forward_ports)
         if f.origin == "guest"
     )
     yield from _twice(opened, "the port opened for the guest")
+
+
+def _ports(vm: MicroVM) -> Iterator[Problem]:
+    before: dict[str, ForwardPort] = {}
+    for index, forward in enumerate(vm.forward_ports):
+        if forward.origin != "host":
+            continue
+        where = f"forward_ports.{index}.host"
+        if rival := next((at for at, f in before.items() if forwards.collide(f, forward)), None):
+            message = f"the forwarded port {forwards.port(forward)} is that of {rival} too"
+            yield Problem(where=where, message=message)
+        else:
+            before[where] = forward
 
 
 def _volumes(vm: MicroVM, directory: Path) -> Iterator[Problem]:
