@@ -37,6 +37,10 @@ NINEP = Share(
 CASES: dict[str, tuple[MicroVM, dict[str, object]]] = {
     "minimal": (MicroVM(), {}),
     "tcg": (MicroVM(accel="tcg", vcpu=2, mem=1024), TCG),
+    "tcg-before-8.1": (
+        MicroVM(accel="tcg", vcpu=2),
+        {**TCG, "programs": {PROGRAM: Program(path="/opt/qemu", version=(7, 2, 22))}},
+    ),
     "foreground": (MicroVM(), {"watched": True, "terminal": (24, 80, "xterm-256color")}),
     "job": (MicroVM(), {"watched": True, "job": True}),
     "volumes": (

@@ -112,3 +112,27 @@ def test_the_vmm_becomes_another_user(microvm_cli):
             pwd.getpwnam("nobody").pw_uid
         ]
     assert process.returncode == 0
+
+
+# sched_schedstats is a static key: each write patches the kernel's code on every CPU.
+PATCHES = """set -e
+sh -c 'while :; do :; done' & busy=$!
+n=0
+while [ $n -lt 400 ]; do
+  echo 1 >/proc/sys/kernel/sched_schedstats
+  echo 0 >/proc/sys/kernel/sched_schedstats
+  n=$((n + 1))
+done
+kill $busy
+nproc
+echo alive
+"""
+
+
+def test_a_kernel_of_two_cpus_patches_itself_and_lives(microvm_cli):
+    """QEMU before 8.1 ran code of the guest that was no longer there."""
+    ran = microvm_cli(
+        "run", "--ephemeral", "examples#hello", "--set", "vcpu=2", "--", "sh", "-c", PATCHES,
+        timeout=500,
+    )  # fmt: skip
+    assert ran.stdout.split() == ["2", "alive"], ran.stderr

@@ -36,6 +36,10 @@ JOB_PORT = "microvm.job"
 _SERVES = "qemu runs in a user namespace, where the layers that it serves have the guest's owners"
 RUN_WITH_USER = (9, 1)
 """The version with `-run-with user=`, which replaces `-runas`."""
+LOCKS_TRANSLATIONS = (8, 1)
+"""The version whose emulated CPUs may have a thread each. Earlier ones translate code while another
+thread changes it; kernels, which patch themselves, then panic ("Fatal exception in interrupt").
+Mended by QEMU's commit deba78709a, "accel/tcg: Always lock pages before translation"."""
 PROGRAM = f"qemu-system-{platform.machine()}"
 
 
@@ -132,7 +136,6 @@ class QemuPlan:
         if self.machine == "microvm":
             options = {"acpi": "on", "pit": "off", "pic": "off", "rtc": "on", "isa-serial": "on"}
             options |= {"auto-kernel-cmdline": "off", "ioapic2": "on"}
-        tcg = facts.accelerator.kind == "tcg"
         if self.shared_memory or vm.hugepage_mem:
             options["memory-backend"] = "mem"
         options |= vm.qemu.machine_opts
@@ -142,7 +145,7 @@ class QemuPlan:
             facts.programs[PROGRAM].path,
             "-name", f"guest={escape(self.runner.name)}",
             "-machine", machine,
-            "-accel", "tcg,thread=multi" if tcg else "kvm",
+            "-accel", self._accelerator(),
             "-cpu", vm.cpu or self._cpu(),
             "-smp", str(vm.vcpu),
             "-m", memory_size(vm),
@@ -160,6 +163,12 @@ class QemuPlan:
         if self.machine == "microvm":
             self.argv += ["-device", "i8042"]
         self.device("virtio-rng")
+
+    def _accelerator(self) -> str:
+        if self.facts.accelerator.kind == "kvm":
+            return "kvm"
+        parallel = self.facts.programs[PROGRAM].has(LOCKS_TRANSLATIONS)
+        return f"tcg,thread={'multi' if parallel else 'single'}"
 
     def _privileges(self) -> tuple[str, ...]:
         """Return what limits a guest that took over the process: system calls, and its user."""
