@@ -17,6 +17,8 @@ STORE = "/var/lib/microvm/store"
 WORK = "/work"
 PROGRAMS = "/opt/hypervisors"
 UP_S = 900
+HANGS_S = 60
+"""How long a bed that works may not have shown that it does."""
 SECONDS = int(os.environ.get("MICROVM_TEST_NESTED_SECONDS", "400"))
 """What a guest has to be up: nested emulation on a busy machine is slow."""
 REPEAT = int(os.environ.get("MICROVM_TEST_REPEAT", "1"))
@@ -55,21 +57,35 @@ class Done:
         return [line[len(word) + 1 :] for line in lines if line.split(" ", 1)[0] == word]
 
 
+class BedEndedError(Exception):
+    """The bed ended, or hung, while it carried out a command."""
+
+
 class Bed:
-    """A running bed."""
+    """A running bed; it is started anew when it has ended, which emulated processors do at times."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", work: Path, store: Path) -> None:
-        self._process = process
-        self._work = work
-        self._store = store
+    def __init__(self, command: list[str], env: dict[str, str], place: Path, store: Path) -> None:
+        self._command, self._env = command, env
+        self._work, self._log, self._store = place / "work", place / "bed.log", store
         self._number = 0
+        self._start()
 
-    def wait_until_serving(self, log: Path) -> None:
-        deadline = time.monotonic() + UP_S
-        while "serving" not in log.read_text():
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
+    def _start(self) -> None:
+        for left in self._work.glob("request-*.cmd"):
+            left.unlink()
+        began = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as out:
+            self._process = subprocess.Popen(
+                self._command, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        with ExitStack() as stack:
+            stack.callback(self.stop)
+            deadline = time.monotonic() + UP_S
+            while b"serving" not in self._log.read_bytes()[began:]:
+                assert self._process.poll() is None, self._log.read_text()
+                assert time.monotonic() < deadline, self._log.read_text()
+                time.sleep(0.5)
+            stack.pop_all()
 
     def stop(self) -> None:
         """End it; what runs in it ends with it."""
@@ -89,7 +105,9 @@ class Bed:
         return f"{WORK}/given/{directory.name}"
 
     def __call__(self, command: str, *, timeout: float) -> Done:
-        """Run a shell command and wait for its end."""
+        """Run a shell command and wait for its end; raises `BedEndedError`."""
+        if self._process.poll() is not None:
+            self._start()
         self._number += 1
         base = self._work / f"request-{self._number}"
         text = f"export PATH={PROGRAMS}:$PATH PYTHONPYCACHEPREFIX=/run/pyc\n{command}\n"
@@ -99,10 +117,18 @@ class Bed:
         deadline = time.monotonic() + timeout
         while not status.exists():
             said = out.read_text(errors="replace") if out.exists() else ""
-            assert self._process.poll() is None, "the bed has ended"
-            assert time.monotonic() < deadline, f"{command}: {said}"
+            if self._process.poll() is not None:
+                raise BedEndedError(f"{self._log}: {said}")
+            if time.monotonic() > deadline:
+                self._end_if_it_hangs(said)
+                raise AssertionError(f"{command}: {said}")
             time.sleep(0.5)
         return Done(int(status.read_text()), out.read_text(errors="replace"))
+
+    def _end_if_it_hangs(self, said: str) -> None:
+        if time.time() - (self._work / "alive").stat().st_mtime > HANGS_S:
+            self.stop()
+            raise BedEndedError(f"the bed hangs: {said}")
 
 
 def qemu() -> str | None:
@@ -142,23 +168,13 @@ def start(
         f'{{tag="{tag}",source="{source}",mount_point="{at}",read_only={str(fixed).lower()}}}'
         for tag, (source, at, fixed) in places.items()
     )
-    log = place / "bed.log"
     words = [
         word
         for setting in (f"shares=[{shares}]", f"qemu.program={qemu()}", *settings)
         for word in ("--set", setting)
     ]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [
-                *command, "run", str(project), "--ephemeral", "--boot-timeout", str(UP_S), *words,
-                "--", "python3", f"{WORK}/server.py", WORK,
-            ],
-            env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-        )  # fmt: skip
-    bed = Bed(process, work, store)
-    with ExitStack() as stack:
-        stack.callback(bed.stop)
-        bed.wait_until_serving(log)
-        stack.pop_all()
-    return bed
+    whole = [
+        *command, "run", str(project), "--ephemeral", "--boot-timeout", str(UP_S), *words,
+        "--", "python3", f"{WORK}/server.py", WORK,
+    ]  # fmt: skip
+    return Bed(whole, env, place, store)

@@ -120,10 +120,10 @@ class Seen:
         assert isinstance(what, Feature) or what in BEHAVIOURS
         self.kinds[kind]["cells"][name] = [self._test, word]
 
-    def timed(self, kind: str, kernel: str, times: list[float]) -> None:
-        """Note the seconds of boots to the greeting."""
+    def timed(self, kind: str, kernel: str, times: list[float], ended: int = 0) -> None:
+        """Note the seconds of boots to the greeting, and how often the bed ended among them."""
         self._timed[kind] = True
-        self.kinds[kind] |= {"kernel": kernel, "times": times}
+        self.kinds[kind] |= {"kernel": kernel, "times": times, "ended": ended}
 
     def merge(self, now: dict[str, Any]) -> None:
         """Take what another run found meanwhile, but for the tests that began in this one."""
@@ -140,7 +140,7 @@ class Seen:
             kept = {what: cell for what, cell in ours["cells"].items() if cell[0] in began}
             ours["cells"] = {**theirs, **kept}
             if not self._timed.get(kind):
-                ours |= {key: known[key] for key in ("times", "kernel") if key in known}
+                ours |= {key: known[key] for key in ("times", "kernel", "ended") if key in known}
 
     @property
     def whole(self) -> bool:
@@ -196,4 +196,6 @@ class Seen:
             ratio = f"{middle / base:.2f}" if base else ""
             text += f"| {name} | {middle:.1f} s | {min(found):.1f} s | {max(found):.1f} s "
             text += f"| {len(found)} | {ratio} |\n"
+        if ended := max(self.kinds[name].get("ended", 0) for name in times):
+            text += f"\nThe bed itself ended in {ended} of these boots; they were tried again.\n"
         return text

@@ -147,7 +147,7 @@ def _see_options_of_virtiofs(kind, done, seen):
 
 @long_form
 def test_a_guest_boots_and_shuts_down_again_and_again(kind, boots, seen):
-    all_boots, noted = boots
+    all_boots, noted, ended = boots
     runs = all_boots[kind]
     good = [
         run
@@ -157,7 +157,7 @@ def test_a_guest_boots_and_shuts_down_again_and_again(kind, boots, seen):
     ]  # fmt: skip
     seen.add(kind, BOOTS, f"{len(good)} of {len(runs)}")
     kernel = runs[0]["said"].partition("kernel ")[2].split("\n")[0].strip()
-    seen.timed(kind, kernel, [run["up_s"] for run in good])
+    seen.timed(kind, kernel, [run["up_s"] for run in good], ended)
     assert len(good) == len(runs), [run for run in runs if run not in good]
     assert noted[kind] == len(runs)
 

@@ -59,6 +59,16 @@ def test_boots_are_counted_and_compared_with_qemu():
     seen.timed("cloud-hypervisor", "6.12", [20.0, 5.5, 5.5, 9.0])
     assert row(seen, BOOTS) == f"| {BOOTS} |  | 2 of 2 |"
     assert "| cloud-hypervisor | 5.5 s | 5.5 s | 9.0 s | 3 | 1.10 |" in seen.page()
+    assert "The bed itself ended" not in seen.page()
+
+
+def test_boots_that_were_tried_again_are_told():
+    seen = a_run({})
+    seen.timed("cloud-hypervisor", "6.12", [20.0, 5.5], ended=1)
+    assert "The bed itself ended in 1 of these boots" in seen.page()
+    later = a_run({}, test="two")
+    later.merge(seen.kinds)
+    assert "The bed itself ended in 1 of these boots" in later.page()
 
 
 def test_a_run_of_some_hypervisors_is_no_page():

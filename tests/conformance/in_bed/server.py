@@ -1,6 +1,7 @@
 """Inside the bed: carries out the commands that appear in a shared directory, some at a time.
 
 `NAME.cmd` is a shell script. Its output becomes `NAME.out`, and last its status `NAME.status`.
+The file `alive` is as old as the last look.
 """
 
 import subprocess
@@ -15,6 +16,7 @@ def main() -> None:
     sys.stdout.write("serving\n")
     sys.stdout.flush()
     while True:
+        (requests / "alive").touch()
         for request in sorted(requests.glob("*.cmd")):
             taken = request.rename(request.with_suffix(".taken"))
             with request.with_suffix(".out").open("wb") as out:
