@@ -5,6 +5,7 @@ programs are found on PATH or in the directory that $MICROVM_TEST_HYPERVISORS na
 """
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from microvm.errors import ApiError, StateError
+from microvm.errors import ApiError, StateError, Unreachable
 from microvm.host import facts as host_facts
 from microvm.host import holders, image_locks, linux, network
 from microvm.hypervisors import hypervisor
@@ -116,8 +117,10 @@ def reached(plan, process, directory):
     deadline = time.monotonic() + 60
     while True:
         try:
-            return hypervisor(plan.hypervisor).control(directory / plan.control, timeout_s=30)
-        except ApiError:
+            return hypervisor(plan.hypervisor).control(
+                directory / plan.control, timeout_s=30, program=plan.argv[0]
+            )
+        except Unreachable:
             assert process.poll() is None, (directory / "said").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -184,6 +187,10 @@ def test_a_vmm_takes_its_taps_and_nobody_else_does(kind, planned, started, tmp_p
             subprocess.run([ip, "link", "delete", link], check=True)
 
 
+CONNECTED = "Client connected|Received vhost-user socket connection"
+"""What virtiofsd says then, and what the old one in C does."""
+
+
 def test_cloud_hypervisor_meets_virtiofsd(planned, started, tmp_path):
     (tmp_path / "shared").mkdir()
     plan = planned(
@@ -192,6 +199,10 @@ def test_cloud_hypervisor_meets_virtiofsd(planned, started, tmp_path):
     )
     with helpers.running(plan, tmp_path) as [helper], started(plan) as (running, process):
         assert helper.fate() is None
+        deadline = time.monotonic() + 60
+        while not re.search(CONNECTED, (tmp_path / "virtiofsd-s.log").read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         assert ends(running, process)
         assert helper.process.wait(10) == 0, "it ends with the VMM"
 
