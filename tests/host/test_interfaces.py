@@ -15,9 +15,10 @@ pytestmark = [
 
 SETUP = """
 import json, os, socket, subprocess, sys
+from functools import partial
 from pathlib import Path
 from microvm.errors import MicroVMError
-from microvm.host import linux, network
+from microvm.host import files, linux, network
 from microvm.launch import taps
 from microvm.model.plan import LaunchPlan, MacvtapPlan, Opened, TapPlan
 
@@ -204,3 +205,29 @@ def test_what_is_declared_otherwise_by_now_is_made_anew_or_goes(told):
         "scripts": ["tap7"], "other kind": True, "made": [], "bridge": True, "kept": True,
         "gone": True, "turned": ["tap7"], "kind": True, "left": [],
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("new_devices")
+def test_a_running_machine_keeps_its_macvtap_whatever_is_declared_by_now(told):
+    """Nothing tells that it is open, as it does of taps: the machine's lock does."""
+    said = told("""
+        from dataclasses import replace
+        plan = LaunchPlan(
+            name="vm", hypervisor="h", process_name=None, argv=(), macvtaps=(macvtap,),
+        )
+        taps.up(plan, state)
+        index = network.index("mv0.a")
+        changed = replace(plan, macvtaps=(replace(macvtap, mode="vepa"),))
+        script = partial(taps.up, kinds=["macvtap"], locked=False)
+        with files.lock(state / "lock"):
+            said["same"] = refusal(script, plan, state)
+            said["changed"] = refusal(script, changed, state)
+            said["kept"] = network.index("mv0.a") == index
+        said["stopped"] = refusal(script, changed, state)
+        said["anew"] = network.index("mv0.a") != index
+    """)
+    assert said["changed"][:2] == [
+        "StateError",
+        "the machine vm runs, and may use mv0.a, which is declared otherwise by now",
+    ]
+    assert [said[key] for key in ("same", "kept", "stopped", "anew")] == [None, True, None, True]

@@ -17,7 +17,7 @@ FLOCK = "hhqqi4x"
 _EXITING = 0x4
 
 
-def locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Return whether an open file description lock is on a file; one that is missing has none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -29,6 +29,21 @@ def locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return bool(struct.unpack(FLOCK, answer)[0] != fcntl.F_UNLCK)
+
+
+def is_flocked(path: Path) -> bool:
+    """Return whether another one holds a flock(2) on a file; one that is missing has none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def is_ending(pid: str) -> bool:

@@ -40,10 +40,14 @@ def _runner(path: Path) -> Path:
     return path.parent.parent if path.is_file() else path
 
 
-def _plan(runner: Runner, runner_dir: Path) -> LaunchPlan:
+def _plan(runner: Runner, runner_dir: Path, *, helpers_only: bool = False) -> LaunchPlan:
     state_dir = Path.cwd()
-    project_dir = Path(os.environ.get(planning.PROJECT, state_dir))
-    start = planning.Start(runner_dir=runner_dir, state_dir=state_dir, project_dir=project_dir)
+    start = planning.Start(
+        runner_dir=runner_dir,
+        state_dir=state_dir,
+        project_dir=Path(os.environ.get(planning.PROJECT, state_dir)),
+        helpers_only=helpers_only,
+    )
     return planning.plan(runner, start)
 
 
@@ -98,7 +102,7 @@ def _interfaces(
     state_dir = Path.cwd()
     if up:
         plan = planning.interfaces(planning.load_runner(runner_dir), state_dir)
-        taps.up(plan, state_dir, kinds=[kind])
+        taps.up(plan, state_dir, kinds=[kind], locked=False)
     else:
         taps.down(state_dir, kind=kind)
     return 0
@@ -107,7 +111,8 @@ def _interfaces(
 def _virtiofsd(runner_dir: Path, rest: list[str]) -> int:
     from microvm.launch import helpers
 
-    helpers.serve(_plan(planning.load_runner(runner_dir), runner_dir), Path.cwd())
+    plan = _plan(planning.load_runner(runner_dir), runner_dir, helpers_only=True)
+    helpers.serve(plan, Path.cwd())
     return 0
 
 

@@ -59,6 +59,8 @@ class Start:
     """Run a job instead of a login."""
     terminal: tuple[int, int, str] | None = None
     """Rows, columns and TERM of the terminal that the console is attached to."""
+    helpers_only: bool = False
+    """Nothing but its helpers is started: what only the VMM reads may be missing."""
     dry: bool = False
     """Only show the plan, or use little of it: write nothing and try nothing out; KVM counts as
     working where it was not tried out yet."""
@@ -202,7 +204,7 @@ def plan(runner: Runner, start: Start) -> LaunchPlan:
     """Return what starting a runner would do. Raises `SpecError`, `HostError`, `StateError`."""
     facts = gather(runner, start)
     backend = hypervisor(runner.microvm.hypervisor)
-    given = runner.microvm.credential_files
+    given = {} if start.helpers_only else runner.microvm.credential_files
     paths = {name: start.project_dir / path for name, path in given.items()}
     # They may be others by now than those that were checked before the build.
     if problems := [*backend.check(runner.microvm, facts), *credentials.problems(paths)]:

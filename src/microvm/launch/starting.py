@@ -65,7 +65,7 @@ def _taken(path: Path, name: str) -> Iterator[int]:
 def _await_end(path: Path) -> None:
     """Wait for a VMM that is dying to let go of its lock file. Raises `StateError`."""
     deadline = Deadline(DYING_S)
-    while holders.locked(path):
+    while holders.is_locked(path):
         if deadline.expired:
             raise StateError(
                 f"a VMM holds {path}{holders.of(path)}", hint="stop that process first"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from microvm.errors import MicroVMError, StateError
-from microvm.host import files, network
+from microvm.host import files, holders, network
 from microvm.model.codec import from_plain, to_plain
 from microvm.model.plan import LaunchPlan, MacvtapPlan, TapPlan
 
@@ -41,16 +41,19 @@ class Made:
         return self.tap or self.macvtap
 
 
-def up(plan: LaunchPlan, state_dir: Path, *, kinds: Sequence[Kind] = KINDS) -> set[str]:
+def up(
+    plan: LaunchPlan, state_dir: Path, *, kinds: Sequence[Kind] = KINDS, locked: bool = True
+) -> set[str]:
     """Make the interfaces that are missing; those made for this machine before are used again.
 
     One that was made as another declaration had it is made anew, or goes when none has it any
-    more. Returns the names of the new ones. When it raises, none of them is left. Raises
+    more. `locked`: the caller holds the machine's lock; else it may be running with what would
+    go. Returns the names of the new ones. When it raises, none of them is left. Raises
     `StateError` for a foreign or busy one, `HostError`.
     """
     made: set[str] = set()
     try:
-        _up([one for one in _planned(plan) if _kind(one) in kinds], state_dir, kinds, made)
+        _up(plan, state_dir, kinds, made, locked=locked)
     except MicroVMError:
         down(state_dir, names=made)
         raise
@@ -58,12 +61,9 @@ def up(plan: LaunchPlan, state_dir: Path, *, kinds: Sequence[Kind] = KINDS) -> s
 
 
 def _up(
-    planned: Sequence[TapPlan | MacvtapPlan],
-    state_dir: Path,
-    kinds: Sequence[Kind],
-    made: set[str],
+    plan: LaunchPlan, state_dir: Path, kinds: Sequence[Kind], made: set[str], *, locked: bool
 ) -> None:
-    wanted = {one.name: one for one in planned}
+    wanted = {one.name: one for one in _planned(plan) if _kind(one) in kinds}
     record = {name: one for name, one in _read(state_dir).items() if one.kind in kinds}
     there = {name for name, one in record.items() if network.index(name) == one.index}
     for name in there:
@@ -73,6 +73,13 @@ def _up(
                 hint="stop that one first; `ip -details link show` lists interfaces",
             )
     kept = {name for name in there if record[name].plan == wanted.get(name)}
+    # Nothing tells whether a macvtap is in use.
+    if there - kept and not locked and holders.is_flocked(state_dir / holders.MACHINE_LOCK):
+        raise StateError(
+            f"the machine {plan.name} runs, and may use {', '.join(sorted(there - kept))}, which"
+            " is declared otherwise by now",
+            hint="stop it first, then say this again",
+        )
     down(state_dir, names=record.keys() - kept)
     for name, asked in wanted.items():
         if name not in kept:
@@ -141,11 +148,19 @@ def held(plan: LaunchPlan, state_dir: Path) -> Iterator[None]:
 
 
 def _read(state_dir: Path) -> dict[str, Made]:
+    path = state_dir / RECORD
     try:
-        record = json.loads((state_dir / RECORD).read_text())
+        record = json.loads(path.read_text())
         return {name: from_plain(Made, plain) for name, plain in record.items()}
-    except (OSError, ValueError, AttributeError):
+    except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise files.explain(error, f"read {path}") from error
+    except (ValueError, AttributeError) as error:
+        raise StateError(
+            f"{path}, which tells what interfaces were made, is damaged: {error}",
+            hint="take them away by hand (`ip link show`, `ip link delete NAME`), and then the file",
+        ) from error
 
 
 def _write(state_dir: Path, record: dict[str, Made]) -> None:
