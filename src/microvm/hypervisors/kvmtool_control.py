@@ -5,6 +5,8 @@ a client that stays keeps the others waiting. No answer: it closes a connection 
 """
 
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from microvm.errors import ApiError, DeadlineExceeded, UnsupportedOperation
@@ -57,8 +59,9 @@ class KvmtoolControl(SocketControl, Ballooning, Pausable):
                 raise ApiError(f"could not tell how much the balloon holds: {record}") from error
             wanted = self._mem_mib - size_mib
             if wanted != held:
-                self._send(_BALLOON, struct.pack("i", wanted - held))
-                files.write_atomic(record, f"{wanted}\n", 0o600)
+                # Written first: what is sent is carried out some time, also when we give up.
+                write = partial(files.write_atomic, record, f"{wanted}\n", 0o600)
+                self._send(_BALLOON, struct.pack("i", wanted - held), reached=write)
 
     def pause(self) -> None:
         """Pause."""
@@ -68,8 +71,11 @@ class KvmtoolControl(SocketControl, Ballooning, Pausable):
         """Resume."""
         self._send(_RESUME)
 
-    def _send(self, kind: int, payload: bytes = b"") -> None:
+    def _send(
+        self, kind: int, payload: bytes = b"", *, reached: Callable[[], None] = lambda: None
+    ) -> None:
         with stream.reach(self._path, name=self.vmm, timeout_s=self._timeout_s) as connection:
+            reached()
             deadline = Deadline(self._timeout_s)
             connection.settimeout(self._timeout_s)
             try:
@@ -78,7 +84,9 @@ class KvmtoolControl(SocketControl, Ballooning, Pausable):
                 raise ApiError(f"kvmtool does not take requests: {error.strerror}") from error
             while not stream.done_with(connection, within_s=NUDGE_S):
                 if deadline.expired:
-                    raise DeadlineExceeded("kvmtool did not take a request in time")
+                    raise DeadlineExceeded(
+                        "kvmtool did not take a request in time; it does so when it goes on"
+                    )
                 # It accepts one connection each time it wakes (EPOLLET), so that one of two that
                 # come together, as another program's and this one, waits until a third comes.
                 if nudge := stream.connect(self._path):
