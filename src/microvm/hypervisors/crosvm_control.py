@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from microvm.errors import ApiError, CommandFailed
+from microvm.errors import ApiError, CommandFailed, UnsupportedOperation
 from microvm.host import process
 from microvm.hypervisors.control import MIB, Ballooning, Pausable
 from microvm.hypervisors.socket_control import SocketControl
@@ -14,10 +14,8 @@ class CrosvmControl(SocketControl, Ballooning, Pausable):
     vmm = "crosvm"
 
     def __init__(self, path: Path, *, timeout_s: float, program: str, mem_mib: int) -> None:
-        """Raise `Unreachable` when nobody listens there, `ApiError` without its program."""
+        """Raise `Unreachable` when nobody listens there."""
         super().__init__(path, timeout_s=timeout_s)
-        if not program:
-            raise ApiError("crosvm is asked by its own program, which is missing: put it on PATH")
         self._program = program
         self._mem_mib = mem_mib
 
@@ -43,6 +41,11 @@ class CrosvmControl(SocketControl, Ballooning, Pausable):
         self._ask("resume")
 
     def _ask(self, verb: str, *arguments: str) -> None:
+        if not self._program:
+            raise UnsupportedOperation(
+                "crosvm is asked by its own program, which is missing",
+                hint="put crosvm on PATH, or set `crosvm.program`",
+            )
         argv = [self._program, verb, *arguments, self._path.name]
         try:
             process.run(
