@@ -15,8 +15,14 @@ from pathlib import Path
 import pytest
 from http_peer import answer, request
 
-from microvm.errors import ApiError, DeadlineExceeded, StateError, UnsupportedOperation
-from microvm.host import stream
+from microvm.errors import (
+    ApiError,
+    DeadlineExceeded,
+    HostError,
+    StateError,
+    UnsupportedOperation,
+)
+from microvm.host import files, stream
 from microvm.hypervisors import hypervisor
 from microvm.launch import control
 from microvm.model.declaration import MicroVM
@@ -289,12 +295,19 @@ def runner(kind, **fields):
 
 @pytest.fixture
 def process(tmp_path):
-    """Run a peer in a process of its own, since a shutdown may end with its end."""
-    with ExitStack() as stack:
+    """Run a peer in a process of its own, since a shutdown may end with its end.
 
-        def start(code, *arguments):
+    It has the machine's lock open, as its VMM has.
+    """
+    with ExitStack() as stack:
+        lock = stack.enter_context((tmp_path / "lock").open("w"))
+
+        def start(code, *arguments, vmm=True):
+            inherits = [lock.fileno()] if vmm else []
             words = [sys.executable, "-c", code, str(tmp_path / "api.sock"), *arguments]
-            started = stack.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE))
+            started = stack.enter_context(
+                subprocess.Popen(words, stdout=subprocess.PIPE, pass_fds=inherits)
+            )
             stack.callback(started.kill)
             assert started.stdout.readline() == b"ready\n"
             return started
@@ -357,6 +370,56 @@ def test_a_vmm_that_hangs_is_killed_at_the_end_of_the_time(kind, tmp_path, proce
     # firecracker's is the one that is always killed: it can't be told to end.
     assert said.endswith("the VMM was ended" if kind == "firecracker" else "the VMM was killed")
     assert peer.wait(10) == -signal.SIGKILL
+
+
+def test_a_hung_vmm_whose_queue_is_full_is_killed_too(tmp_path, process, monkeypatch):
+    """QEMU's has two places: one of them stays taken when a `microvm-shutdown` is interrupted."""
+    monkeypatch.setattr(control, "ANSWER_S", 0.3)
+    peer = process(SILENT, "0")
+    with stream.connect(tmp_path / "api.sock"):
+        said = control.shutdown_machine(runner("qemu"), tmp_path, timeout_s=0.6)
+    assert said.startswith("the VMM did not answer (QEMU takes no connection")
+    assert said.endswith("the VMM was killed")
+    assert peer.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor", "firecracker", "kvmtool"])
+def test_what_is_no_vmm_of_the_machine_is_left_alone(kind, tmp_path, process):
+    peer = process(SILENT, "8", vmm=False)
+    with pytest.raises(HostError, match=rf"process {peer.pid} listens on .* no VMM of vm: it"):
+        control.shutdown_machine(runner(kind), tmp_path, timeout_s=0.3)
+    assert peer.poll() is None
+
+
+BREAKING_OFF = """
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen(8)
+print("ready", flush=True)
+for _ in range(int(sys.argv[2])):
+    connection, _ = listener.accept()
+    connection.close()
+time.sleep(0.4)
+"""
+
+
+def test_a_vmm_that_is_just_ending_has_ended(tmp_path, process):
+    peer = process(BREAKING_OFF, "3")  # two come to look who is there
+    assert control.shutdown_machine(runner("qemu"), tmp_path, timeout_s=5) == "the VMM ended"
+    assert peer.wait(0) == 0, "it is said when it is true"
+
+
+def test_a_machine_that_runs_without_a_socket_is_not_taken_for_stopped(tmp_path):
+    """It starts, or ends, and is waited for; or something took its socket away."""
+    with files.lock(tmp_path / "lock"):
+        with pytest.raises(HostError, match=r"vm runs.*, but nobody listens on"):
+            control.shutdown_machine(runner("qemu"), tmp_path, timeout_s=0.2)
+        ended = threading.Timer(0.2, os.unlink, [tmp_path / "lock"])  # as good as let go of
+        ended.start()
+        said = control.shutdown_machine(runner("qemu"), tmp_path, timeout_s=20)
+        ended.join()
+    assert said == "it is not running"
 
 
 def test_what_another_program_keeps_busy_is_not_taken_for_nobody(tmp_path, process, monkeypatch):
@@ -435,6 +498,24 @@ def test_a_request_to_kvmtool_that_comes_with_another_connection_is_taken(tmp_pa
         assert got == [(4, 0)], "it was taken before we were told so"
         peer.join(10)
         assert not peer.is_alive()
+
+
+def test_a_request_to_kvmtool_that_was_given_up_counts(tmp_path):
+    """What lies in its queue is carried out when it goes on."""
+    path = tmp_path / ".lkvm/vm.sock"
+    path.parent.mkdir()
+    record = path.with_name("balloon")
+    record.write_text("0\n")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(10)
+        running = hypervisor("kvmtool").control(path, timeout_s=0.2, mem_mib=512)
+        with pytest.raises(DeadlineExceeded, match="it does so when it goes on"):
+            running.set_memory(384)
+    assert record.read_text() == "128\n"
+    with pytest.raises(ApiError, match="nobody listens"):
+        running.set_memory(512)
+    assert record.read_text() == "128\n", "nothing was sent"
 
 
 @pytest.mark.parametrize("kind", ["qemu", "cloud-hypervisor", "firecracker", "crosvm", "kvmtool"])

@@ -1,13 +1,16 @@
 """Requests to a VMM's HTTP socket, with peers that answer, refuse, break off and fall silent."""
 
 import os
+import socket
 import time
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from http_peer import answer, request
 
-from microvm.errors import ApiError, DeadlineExceeded
+from microvm.errors import ApiError, DeadlineExceeded, HostError
 from microvm.host import stream, unixhttp
 from peer import listening
 
@@ -154,3 +157,33 @@ def test_the_owner_of_a_socket_is_known(tmp_path):
     assert stream.owner(path) is None
     with stream.listening(path, None):
         assert stream.owner(path) == os.getpid()
+
+
+@contextmanager
+def as_nobody():
+    """Root may connect to everything."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_socket_that_we_may_not_ask_is_told_by_its_user():
+    """A dead one of another user refuses us as a live one does: nobody knows of a process."""
+    with TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as left:
+        path = Path(place) / "api.sock"
+        left.bind(str(path))
+        left.close()
+        path.chmod(0)
+        Path(place).chmod(0o755)
+        with (
+            as_nobody(),
+            pytest.raises(HostError, match=r"api\.sock is user \w+'s, and may be in") as failure,
+        ):
+            stream.remove_stale(path)
+        assert f"rm {path}" in failure.value.hint
+        path.chmod(0o600)
+        stream.remove_stale(path)
+        assert not path.exists()

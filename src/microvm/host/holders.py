@@ -4,6 +4,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 MACHINE_LOCK = "lock"
@@ -15,6 +16,8 @@ F_OFD_GETLK = 36
 FLOCK = "hhqqi4x"
 """struct flock of 64-bit systems: type, whence, start, length, process."""
 _EXITING = 0x4
+_ACCEPTS = 0x10000
+"""include/linux/net.h: __SO_ACCEPTCON"""
 
 
 def is_locked(path: Path) -> bool:
@@ -57,6 +60,51 @@ def is_ending(pid: str) -> bool:
     return fields[0] in "ZX" or bool(int(fields[6]) & _EXITING)
 
 
+def has_open(pid: int, path: Path) -> bool | None:
+    """Return whether a process has a file open, or None where that can't be seen."""
+    try:
+        wanted = path.stat()
+    except FileNotFoundError:
+        return False
+    try:
+        opened = _opened(Path("/proc", str(pid)))
+        return any(os.path.samestat(info, wanted) for _, info in opened)
+    except OSError:
+        return None
+
+
+def listener(path: Path, lock: Path) -> int | None:
+    """Return the process that has the file `lock` open and listens at a socket named as `path`.
+
+    None where none of those that we can see does.
+    """
+    try:
+        wanted = lock.stat()
+    except OSError:
+        return None
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda found: int(found.name)):
+        with suppress(OSError):  # it ended, or is not ours to look at
+            opened = list(_opened(process))
+            if not any(os.path.samestat(info, wanted) for _, info in opened):
+                continue
+            if _listening(process, path.name) & {info.st_ino for _, info in opened}:
+                return int(process.name)
+    return None
+
+
+def _listening(process: Path, name: str) -> set[int]:
+    """Return the inodes of the sockets that listen by this name in a process's network namespace.
+
+    unix(7), /proc/net/unix: Num RefCount Protocol Flags Type St Inode Path.
+    """
+    found = set()
+    for line in (process / "net/unix").read_text().splitlines()[1:]:
+        words = line.split(maxsplit=7)
+        if len(words) == 8 and int(words[3], 16) & _ACCEPTS and Path(words[7]).name == name:
+            found.add(int(words[6]))
+    return found
+
+
 def of(path: Path) -> str:
     """Return ` (who)`, the machine and process that has a file open, or the empty text."""
     try:
@@ -67,28 +115,24 @@ def of(path: Path) -> str:
     for process in Path("/proc").glob("[0-9]*"):
         if int(process.name) == os.getpid():
             continue
-        opened = list(_opened(process))
-        if not any(os.path.samestat(info, wanted) for _, info in opened):
-            continue
-        if machine := _machine(opened):
-            return f" (machine {machine}, process {process.name})"
-        best = best or f" ({_command(process)}, process {process.name})"
+        with suppress(OSError):
+            opened = list(_opened(process))
+            if not any(os.path.samestat(info, wanted) for _, info in opened):
+                continue
+            if machine := _machine(opened):
+                return f" (machine {machine}, process {process.name})"
+            best = best or f" ({_command(process)}, process {process.name})"
     return best
 
 
 def _opened(process: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield target and status of what a process has open; of others' processes nothing."""
-    try:
-        descriptors = list((process / "fd").iterdir())
-    except OSError:  # it ended, or is not ours to look at
-        return
-    for descriptor in descriptors:
-        try:
-            target = str(descriptor.readlink())
-            if target.startswith("/"):
-                yield target, descriptor.stat()
-        except OSError:  # closed meanwhile
-            continue
+    """Yield target and status of what a process has open.
+
+    Raises `OSError` when it has ended, or is not ours to look at.
+    """
+    for descriptor in list((process / "fd").iterdir()):
+        with suppress(OSError):  # closed meanwhile
+            yield str(descriptor.readlink()), descriptor.stat()
 
 
 def _machine(opened: list[tuple[str, os.stat_result]]) -> str | None:

@@ -13,7 +13,11 @@ class Qmp:
     """A connection to a running QEMU; close it when done. Every answer has `timeout_s` seconds."""
 
     def __init__(self, path: Path, *, timeout_s: float = 10) -> None:
-        """Connect and agree on capabilities. Raises `ApiError`, `DeadlineExceeded`."""
+        """Connect and agree on capabilities.
+
+        Raises `ApiError` (`Unreachable` when nobody listens), `DeadlineExceeded`, `HostError`
+        without the right to connect.
+        """
         self._buffer = b""
         self._timeout_s = timeout_s
         self._calls = 0

@@ -105,12 +105,17 @@ def accept(listener: int) -> socket.socket | None:
 
 
 def owner(path: Path) -> int | None:
-    """Return the process that listens at `path` (unix(7), SO_PEERCRED), or None when none does."""
+    """Return the process that listens at `path` (unix(7), SO_PEERCRED), or None when none does.
+
+    Raises `BlockingIOError` when it takes no more connections.
+    """
     for kind in _KINDS:
         try:
             with _connected(path, kind) as connection:
                 size = struct.calcsize("3i")
                 raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        except BlockingIOError:
+            raise
         except OSError:
             continue
         pid, _, _ = struct.unpack("3i", raw)
@@ -145,11 +150,25 @@ def remove_stale(path: Path) -> None:
             f"no socket can be at {path}: something else is there, which is left as it is",
             hint="move it away, or name another socket",
         )
+    if not os.access(path, os.W_OK, effective_ids=True):
+        raise HostError(
+            f"the socket {path} is user {_user_of(path)}'s, and may be in use",
+            hint=f"remove it if it is not (rm {path}), or run as that user",
+        )
     if listens(path):
-        pid = owner(path)
-        who = f"process {pid}" if pid else "a process"
+        who = "a process"
+        with suppress(BlockingIOError):
+            if pid := owner(path):
+                who = f"process {pid}"
         raise HostError(f"{who} listens on {path} already", hint="stop that process first")
     path.unlink(missing_ok=True)
+
+
+def _user_of(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:
+        return str(path.lstat().st_uid)
 
 
 def remove(path: Path) -> None:

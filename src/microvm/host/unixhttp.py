@@ -24,7 +24,7 @@ def call(
     """Send one request and return the answer's JSON, or None when it has no body.
 
     `name` is the program that is spoken to, for messages. Raises `ApiError` with the other side's
-    words, `DeadlineExceeded`.
+    words, `DeadlineExceeded`, `HostError` without the right to connect.
     """
     what = f"{method} {target}"
     deadline = Deadline(timeout_s)

@@ -15,12 +15,17 @@ class Control(ABC):
     def shut_down(self, *, power_button: bool) -> None:
         """Ask the guest to power off, and don't wait: by its power button, else by Ctrl-Alt-Del.
 
-        A VMM that has only one of the two takes that one. Raises `ApiError`, `DeadlineExceeded`.
+        A VMM that has only one of the two takes that one. Raises `ApiError`, `DeadlineExceeded`,
+        `UnsupportedOperation` where the guest can't be asked, `HostError` without the right to
+        connect.
         """
 
     @abstractmethod
     def quit(self) -> None:
-        """End the VMM at once, whatever its guest does. Raises `ApiError`, `DeadlineExceeded`."""
+        """End the VMM at once, whatever its guest does.
+
+        Raises `ApiError`, `DeadlineExceeded`, `HostError` without the right to.
+        """
 
     def was_reset(self) -> bool:
         """Return whether the VMM has told that the guest asked for a reboot."""
@@ -37,7 +42,8 @@ class Ballooning(ABC):
     def set_memory(self, size_mib: int) -> None:
         """Leave the guest `size_mib` MiB of its memory.
 
-        Raises `ApiError`, `DeadlineExceeded`, `UnsupportedOperation` where it takes a balloon.
+        Raises `ApiError`, `DeadlineExceeded`, `UnsupportedOperation` where it takes a balloon,
+        `HostError` without the right to connect.
         """
 
     def _must_fit(self, size_mib: int, most_mib: int) -> None:

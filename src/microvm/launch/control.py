@@ -1,6 +1,7 @@
 """Talk to a running machine's VMM: shut the guest down, set its balloon."""
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
@@ -15,7 +16,8 @@ from microvm.errors import (
     Unreachable,
     UnsupportedOperation,
 )
-from microvm.host import process, stream
+from microvm.host import holders, process, stream
+from microvm.host.holders import MACHINE_LOCK
 from microvm.host.owner import Owner, owner_of
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
@@ -28,12 +30,16 @@ ANSWER_S = 10.0
 """Time that a VMM has for each answer."""
 ENDING_S = 10.0
 """Time that a process has to be gone once its end was asked for."""
+LOOK_S = 0.05
+GOING_S = 1.0
+"""Time that a VMM which broke its word has to turn out to be ending."""
 
 
 def open_control(runner: Runner, state_dir: Path) -> Control:
     """Return a handle on the machine that runs in `state_dir`; close it when done.
 
-    Raises `Unreachable` if none does, `ApiError`, `DeadlineExceeded`.
+    Raises `Unreachable` if none does, `ApiError`, `DeadlineExceeded`, `HostError` without the
+    right to connect to it.
     """
     backend = hypervisor(runner.microvm.hypervisor)
     project = Path(os.environ.get(planning.PROJECT, state_dir))
@@ -56,24 +62,39 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
     """Shut a machine down: power button, Ctrl-Alt-Del, then the end of the VMM within the time.
 
     Returns which of them ended it; a VMM that answers nothing is killed then. Raises `HostError`
-    where that is not possible, and for a VMM that can't be seen from here, `ApiError` for what is
-    no VMM.
+    where that is not possible, and for what is no VMM of this machine, or can't be seen from here;
+    `ApiError` for a VMM that does not speak as it should.
     """
-    whole, path = Deadline(timeout_s), _socket(runner, state_dir)
-    with owner_of(path) as owner, ExitStack() as stack:
-        if owner is None:
-            if not stream.listens(path):
-                return "it is not running"
+    whole, path, lock = Deadline(timeout_s), _socket(runner, state_dir), state_dir / MACHINE_LOCK
+    while not stream.listens(path):
+        if not holders.is_flocked(lock):
+            return "it is not running"
+        if whole.expired:
             raise HostError(
-                f"what listens on {path} takes no connection, or can't be seen from here",
-                hint="end what is connected to it; say it as the user, and in the container, of the"
-                " machine",
+                f"{runner.name} runs{holders.of(lock)}, but nobody listens on {path}",
+                hint="end that process: there is nothing to ask it by",
+            )
+        time.sleep(LOOK_S)  # it starts, or ends
+    with owner_of(path, lock) as owner, ExitStack() as stack:
+        if owner is None:
+            raise HostError(
+                f"what listens on {path} can't be seen from here",
+                hint="say it as the user, and in the container, of the machine",
+            )
+        if owner.holds() is False:
+            raise HostError(
+                f"process {owner.pid} listens on {path}, and is no VMM of {runner.name}: it does"
+                f" not hold {lock}",
+                hint="stop that process, or declare another `socket`",
             )
         try:
             control = stack.enter_context(closing(_opened(runner, state_dir, whole, owner)))
             return _shut_down(control, owner, timeout_s, whole)
+        except Unreachable:
+            # The socket goes first.
+            return "the VMM ended" if owner.ends(Deadline(ENDING_S)) else _killed(owner)
         except (ApiError, DeadlineExceeded) as error:
-            if isinstance(error, Unreachable) or owner.ends(Deadline(0)):
+            if owner.ends(Deadline(GOING_S)):
                 return "the VMM ended"
             if isinstance(error, ApiError):
                 raise
@@ -103,8 +124,8 @@ def _shut_down(control: Control, owner: Owner, timeout_s: float, whole: Deadline
         if owner.ends(Deadline(0) if isinstance(refusal, UnsupportedOperation) else until):
             return "the VMM ended" if refusal else said
     refusal = _refusal(control.quit)
-    # Some end without an answer.
-    stuck = isinstance(refusal, DeadlineExceeded)
+    # Others end without an answer.
+    stuck = isinstance(refusal, DeadlineExceeded | UnsupportedOperation)
     how = "the VMM was ended" if owner.ends(Deadline(0 if stuck else ENDING_S)) else _killed(owner)
     why = f" ({' and '.join(dict.fromkeys(refusals))})" if refusals else ""
     late = f"did not power off within {timeout_s:g} s"
@@ -130,7 +151,7 @@ def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
     """Give the guest `size_mib` MiB of memory.
 
     Raises `UnsupportedOperation`, `StateError` when it does not run, `ApiError`,
-    `DeadlineExceeded`.
+    `DeadlineExceeded`, `HostError` without the right to connect to it.
     """
     if not (runner.microvm.balloon or runner.microvm.hotplug_mem):
         raise UnsupportedOperation(

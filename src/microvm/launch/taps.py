@@ -159,7 +159,7 @@ def _read(state_dir: Path) -> dict[str, Made]:
     except (ValueError, AttributeError) as error:
         raise StateError(
             f"{path}, which tells what interfaces were made, is damaged: {error}",
-            hint="take them away by hand (`ip link show`, `ip link delete NAME`), and then the file",
+            hint="take them away (`ip link show`, `ip link delete NAME`), and then the file",
         ) from error
 
 
