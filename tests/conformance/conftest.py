@@ -150,20 +150,23 @@ def boots(request, bed, built, versions):
     found = {kind: [] for kind in kinds}
     noted, noted_before = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0)
     inner = {kind: built(kind, "hello") for kind in kinds}
-    ended = 0
+    ended, booted = 0, set()
     for kind in itertools.islice(itertools.cycle(kinds), REPEAT * len(kinds)):
         state = f"/run/vm/hello-{kind}"
         driver = f"python3 {beds.WORK}/driver.py {inner[kind]} {state} {SECONDS}"
         command = f"mkdir -p {state}; cd {state}; python3 {beds.WORK}/repeat.py {driver}"
-        try:
-            done = bed(command, timeout=3 * SECONDS)
-        except beds.BedEndedError:
-            # Its volumes went with it. What was seen before stays; this boot is not judged.
-            ended, noted_before = ended + 1, dict(noted)
-            assert ended <= MOST_ENDS
-            done = bed(command, timeout=3 * SECONDS)
+        done = None
+        while done is None:
+            try:
+                done = bed(command, timeout=3 * SECONDS)
+            except beds.BedEndedError:
+                # Its volumes went with it. What was seen before stays; this boot is not judged.
+                ended, noted_before, booted = ended + 1, dict(noted), set()
+                assert ended <= MOST_ENDS
         assert done.status == 0, done.output
-        found[kind].append(json.loads(done.output.splitlines()[0]))
+        run = json.loads(done.output.splitlines()[0])
+        found[kind].append({**run, "first": kind not in booted})
+        booted.add(kind)
         noted[kind] = noted_before[kind] + int(done.lines("noted")[0])
     return found, noted, ended
 

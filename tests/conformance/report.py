@@ -124,7 +124,7 @@ class Seen:
         self.kinds[kind]["cells"][name] = [self._test, word]
 
     def timed(self, kind: str, kernel: str, times: list[float], ended: int = 0) -> None:
-        """Note the seconds of boots to the greeting, and how often the bed ended among them."""
+        """Note the seconds of boots to the greeting, but for the first of a bed, and its ends."""
         self._timed[kind] = True
         self.kinds[kind] |= {"kernel": kernel, "times": times, "ended": ended}
 
@@ -183,14 +183,14 @@ class Seen:
         return self._cell(kind, feature.value)
 
     def _boots(self, names: list[str]) -> str:
-        times = {name: self.kinds[name]["times"][1:] for name in names}
+        times = {name: self.kinds[name]["times"] for name in names}
         times = {name: found for name, found in times.items() if found}
         if not times:
             return ""
         base = statistics.median(times["qemu"]) if "qemu" in times else None
         text = (
             "\n## Boot to the greeting\n\nFrom the start of the launcher, in turns on the same bed, "
-            "without the first boot of each (in which qemu tries KVM out and files are read for\n"
+            "without the first boot of each on a bed (in which qemu tries KVM out and files are read for\n"
             f"the first time); the aim is at most {RATIO} of qemu's.\n\n"
             "| | median | fastest | slowest | boots | of qemu's |\n|---|---|---|---|---|---|\n"
         )

@@ -55,8 +55,8 @@ def test_boots_are_counted_and_compared_with_qemu():
     seen = a_run({})
     seen.add("cloud-hypervisor", BOOTS, "2 of 2")
     seen.begin("qemu", "10.0", "one")
-    seen.timed("qemu", "6.12", [60.0, 4.0, 6.0])
-    seen.timed("cloud-hypervisor", "6.12", [20.0, 5.5, 5.5, 9.0])
+    seen.timed("qemu", "6.12", [4.0, 6.0])
+    seen.timed("cloud-hypervisor", "6.12", [5.5, 5.5, 9.0])
     assert row(seen, BOOTS) == f"| {BOOTS} |  | 2 of 2 |"
     assert "| cloud-hypervisor | 5.5 s | 5.5 s | 9.0 s | 3 | 1.10 |" in seen.page()
     assert "The bed itself ended" not in seen.page()
@@ -64,7 +64,7 @@ def test_boots_are_counted_and_compared_with_qemu():
 
 def test_boots_that_were_tried_again_are_told():
     seen = a_run({})
-    seen.timed("cloud-hypervisor", "6.12", [20.0, 5.5], ended=1)
+    seen.timed("cloud-hypervisor", "6.12", [5.5], ended=1)
     assert "The bed itself ended in 1 of these boots" in seen.page()
     later = a_run({}, test="two")
     later.merge(seen.kinds)
