@@ -331,6 +331,22 @@ while True:
             os._exit(0)
         connection.sendall(answer(["VM is not running"], "500 "))
 """
+BOOTING = """
+import os, socket, sys
+sys.path.insert(0, sys.argv[2])
+from http_peer import answer, request
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen(8)
+print("ready", flush=True)
+asked = 0
+while asked < 2:
+    connection, _ = listener.accept()
+    if connection.recv(1, socket.MSG_PEEK):
+        request(connection)
+        asked += 1
+        connection.sendall(answer(["not yet"], "500 ") if asked == 1 else answer(None, "204 "))
+"""
 SILENT = """
 import socket, sys, time
 listener = socket.socket(socket.AF_UNIX)
@@ -346,6 +362,15 @@ def test_a_refused_shutdown_ends_in_the_end_of_the_vmm_and_is_told(tmp_path, pro
     said = control.shutdown_machine(runner("cloud-hypervisor"), tmp_path, timeout_s=0.6)
     assert "VM is not running" in said
     assert said.endswith("the VMM was ended")
+    assert peer.wait(10) == 0
+
+
+def test_a_guest_that_does_not_listen_yet_is_asked_again(tmp_path, process, monkeypatch):
+    """One that boots: kvmtool's guest is asked by a program of its own."""
+    monkeypatch.setattr(control, "AGAIN_S", 0.1)
+    peer = process(BOOTING, str(Path(__file__).parent))
+    said = control.shutdown_machine(runner("cloud-hypervisor"), tmp_path, timeout_s=30)
+    assert said == "the guest powered off"
     assert peer.wait(10) == 0
 
 

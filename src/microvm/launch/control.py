@@ -23,6 +23,7 @@ from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
 from microvm.hypervisors.control import Ballooning, Control
 from microvm.launch import planning
+from microvm.launch.shutdown import AGAIN_S
 from microvm.model.constraints import LEAST_MIB
 from microvm.model.runner import Runner
 
@@ -117,7 +118,13 @@ def _shut_down(control: Control, owner: Owner, timeout_s: float, whole: Deadline
         (True, Deadline(min(timeout_s / 3, whole.left())), "the guest powered off"),
         (False, whole, "the guest powered off on Ctrl-Alt-Del"),
     ):
-        refusal = _refusal(partial(control.shut_down, power_button=power_button))
+        ask = partial(control.shut_down, power_button=power_button)
+        refusal = _refusal(ask)
+        # One that boots does not listen yet.
+        while isinstance(refusal, ApiError | DeadlineExceeded) and not until.expired:
+            if owner.ends(Deadline(min(AGAIN_S, until.left()))):
+                return "the VMM ended"
+            refusal = _refusal(ask)
         if refusal:
             refusals.append(refusal.message)
         # Who can't be asked needs no time to answer.
