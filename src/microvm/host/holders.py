@@ -64,9 +64,6 @@ def has_open(pid: int, path: Path) -> bool | None:
     """Return whether a process has a file open, or None where that can't be seen."""
     try:
         wanted = path.stat()
-    except FileNotFoundError:
-        return False
-    try:
         opened = _opened(Path("/proc", str(pid)))
         return any(os.path.samestat(info, wanted) for _, info in opened)
     except OSError:
@@ -78,15 +75,8 @@ def listener(path: Path, lock: Path) -> int | None:
 
     None where none of those that we can see does.
     """
-    try:
-        wanted = lock.stat()
-    except OSError:
-        return None
-    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda found: int(found.name)):
-        with suppress(OSError):  # it ended, or is not ours to look at
-            opened = list(_opened(process))
-            if not any(os.path.samestat(info, wanted) for _, info in opened):
-                continue
+    for process, opened in _having(lock):
+        with suppress(OSError):  # it ended
             if _listening(process, path.name) & {info.st_ino for _, info in opened}:
                 return int(process.name)
     return None
@@ -107,22 +97,32 @@ def _listening(process: Path, name: str) -> set[int]:
 
 def of(path: Path) -> str:
     """Return ` (who)`, the machine and process that has a file open, or the empty text."""
+    best = ""
+    for process, opened in _having(path):
+        if int(process.name) == os.getpid():
+            continue
+        if machine := _machine(opened):
+            return f" (machine {machine}, process {process.name})"
+        best = best or f" ({_command(process)}, process {process.name})"
+    return best
+
+
+def _having(path: Path) -> Iterator[tuple[Path, list[tuple[str, os.stat_result]]]]:
+    """Yield the directories in /proc of those that have a file open, and all that they have.
+
+    Parents come before their children, as a rule.
+    """
     try:
         wanted = path.stat()
     except OSError:
-        return ""
-    best = ""
-    for process in Path("/proc").glob("[0-9]*"):
-        if int(process.name) == os.getpid():
-            continue
-        with suppress(OSError):
+        return
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda found: int(found.name)):
+        try:
             opened = list(_opened(process))
-            if not any(os.path.samestat(info, wanted) for _, info in opened):
-                continue
-            if machine := _machine(opened):
-                return f" (machine {machine}, process {process.name})"
-            best = best or f" ({_command(process)}, process {process.name})"
-    return best
+        except OSError:  # it ended, or is not ours to look at
+            continue
+        if any(os.path.samestat(info, wanted) for _, info in opened):
+            yield process, opened
 
 
 def _opened(process: Path) -> Iterator[tuple[str, os.stat_result]]:
