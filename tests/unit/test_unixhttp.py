@@ -180,7 +180,7 @@ def test_a_socket_that_we_may_not_ask_is_told_by_its_user():
         Path(place).chmod(0o755)
         with (
             as_nobody(),
-            pytest.raises(HostError, match=r"api\.sock is user \w+'s, and may be in") as failure,
+            pytest.raises(HostError, match=r"api\.sock is of another user \(\w+\)") as failure,
         ):
             stream.remove_stale(path)
         assert f"rm {path}" in failure.value.hint

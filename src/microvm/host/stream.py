@@ -1,6 +1,7 @@
 """Unix sockets: connections to them, who listens there, and listening oneself."""
 
 import os
+import pwd
 import shutil
 import socket
 import stat
@@ -142,20 +143,20 @@ def remove_stale(path: Path) -> None:
     Raises `HostError` for a live one, `StateError` for what is no socket.
     """
     try:
-        mode = path.lstat().st_mode
+        info = path.lstat()
     except OSError:
         return
-    if not stat.S_ISSOCK(mode):
+    if not stat.S_ISSOCK(info.st_mode):
         raise StateError(
             f"no socket can be at {path}: something else is there, which is left as it is",
             hint="move it away, or name another socket",
         )
-    if not os.access(path, os.W_OK, effective_ids=True):
-        raise HostError(
-            f"the socket {path} is user {_user_of(path)}'s, and may be in use",
-            hint=f"remove it if it is not (rm {path}), or run as that user",
-        )
     if listens(path):
+        if not os.access(path, os.W_OK, effective_ids=True):  # a dead one refuses us just so
+            raise HostError(
+                f"the socket {path} is of another user ({_name(info.st_uid)}), and may be in use",
+                hint=f"remove it if it is not (rm {path}), or run as that user",
+            )
         who = "a process"
         with suppress(BlockingIOError):
             if pid := owner(path):
@@ -164,11 +165,11 @@ def remove_stale(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _user_of(path: Path) -> str:
+def _name(uid: int) -> str:
     try:
-        return path.owner()
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(path.lstat().st_uid)
+        return str(uid)
 
 
 def remove(path: Path) -> None:
