@@ -316,36 +316,25 @@ def process(tmp_path):
 
 
 REFUSING = """
-import os, socket, sys
+import socket, sys
 sys.path.insert(0, sys.argv[2])
 from http_peer import answer, request
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen(8)
 print("ready", flush=True)
+refusals = int(sys.argv[3])
 while True:
     connection, _ = listener.accept()
     if connection.recv(1, socket.MSG_PEEK):
         target = request(connection)[1]
         if target == "/api/v1/vmm.shutdown":
-            os._exit(0)
+            break
+        if refusals == 0:
+            connection.sendall(answer(None, "204 "))
+            break
+        refusals -= 1
         connection.sendall(answer(["VM is not running"], "500 "))
-"""
-BOOTING = """
-import os, socket, sys
-sys.path.insert(0, sys.argv[2])
-from http_peer import answer, request
-listener = socket.socket(socket.AF_UNIX)
-listener.bind(sys.argv[1])
-listener.listen(8)
-print("ready", flush=True)
-asked = 0
-while asked < 2:
-    connection, _ = listener.accept()
-    if connection.recv(1, socket.MSG_PEEK):
-        request(connection)
-        asked += 1
-        connection.sendall(answer(["not yet"], "500 ") if asked == 1 else answer(None, "204 "))
 """
 SILENT = """
 import socket, sys, time
@@ -358,7 +347,7 @@ time.sleep(60)
 
 
 def test_a_refused_shutdown_ends_in_the_end_of_the_vmm_and_is_told(tmp_path, process):
-    peer = process(REFUSING, str(Path(__file__).parent))
+    peer = process(REFUSING, str(Path(__file__).parent), "999")
     said = control.shutdown_machine(runner("cloud-hypervisor"), tmp_path, timeout_s=0.6)
     assert "VM is not running" in said
     assert said.endswith("the VMM was ended")
@@ -368,7 +357,7 @@ def test_a_refused_shutdown_ends_in_the_end_of_the_vmm_and_is_told(tmp_path, pro
 def test_a_guest_that_does_not_listen_yet_is_asked_again(tmp_path, process, monkeypatch):
     """One that boots: kvmtool's guest is asked by a program of its own."""
     monkeypatch.setattr(control, "AGAIN_S", 0.1)
-    peer = process(BOOTING, str(Path(__file__).parent))
+    peer = process(REFUSING, str(Path(__file__).parent), "1")
     said = control.shutdown_machine(runner("cloud-hypervisor"), tmp_path, timeout_s=30)
     assert said == "the guest powered off"
     assert peer.wait(10) == 0
@@ -383,6 +372,15 @@ def test_crosvm_that_hangs_is_killed_too(tmp_path, process, monkeypatch):
     peer = process(SILENT.replace("socket.AF_UNIX", "socket.AF_UNIX, socket.SOCK_SEQPACKET"), "8")
     running = runner("crosvm", crosvm=CrosvmOptions(program=str(program)))
     said = control.shutdown_machine(running, tmp_path, timeout_s=1)
+    assert said.endswith("the VMM was killed")
+    assert peer.wait(10) == -signal.SIGKILL
+
+
+def test_crosvm_without_its_program_is_ended_all_the_same(tmp_path, process):
+    peer = process(SILENT, "8")
+    gone = CrosvmOptions(program=str(tmp_path / "gone"))
+    said = control.shutdown_machine(runner("crosvm", crosvm=gone), tmp_path, timeout_s=40)
+    assert "asked by its own program, which is missing" in said
     assert said.endswith("the VMM was killed")
     assert peer.wait(10) == -signal.SIGKILL
 

@@ -17,7 +17,6 @@ from microvm.errors import (
     UnsupportedOperation,
 )
 from microvm.host import holders, process, stream
-from microvm.host.holders import MACHINE_LOCK
 from microvm.host.owner import Owner, owner_of
 from microvm.host.process import Deadline
 from microvm.hypervisors import hypervisor
@@ -31,9 +30,9 @@ ANSWER_S = 10.0
 """Time that a VMM has for each answer."""
 ENDING_S = 10.0
 """Time that a process has to be gone once its end was asked for."""
-LOOK_S = 0.05
 GOING_S = 1.0
 """Time that a VMM which broke its word has to turn out to be ending."""
+LOOK_S = 0.05
 
 
 def open_control(runner: Runner, state_dir: Path) -> Control:
@@ -66,7 +65,8 @@ def shutdown_machine(runner: Runner, state_dir: Path, *, timeout_s: float) -> st
     where that is not possible, and for what is no VMM of this machine, or can't be seen from here;
     `ApiError` for a VMM that does not speak as it should.
     """
-    whole, path, lock = Deadline(timeout_s), _socket(runner, state_dir), state_dir / MACHINE_LOCK
+    whole, path = Deadline(timeout_s), _socket(runner, state_dir)
+    lock = state_dir / holders.MACHINE_LOCK
     while not stream.listens(path):
         if not holders.is_flocked(lock):
             return "it is not running"
@@ -121,7 +121,7 @@ def _shut_down(control: Control, owner: Owner, timeout_s: float, whole: Deadline
         ask = partial(control.shut_down, power_button=power_button)
         refusal = _refusal(ask)
         # One that boots does not listen yet.
-        while isinstance(refusal, ApiError | DeadlineExceeded) and not until.expired:
+        while isinstance(refusal, ApiError) and not until.expired:
             if owner.ends(Deadline(min(AGAIN_S, until.left()))):
                 return "the VMM ended"
             refusal = _refusal(ask)
@@ -150,8 +150,8 @@ def _refusal(ask: Callable[[], None]) -> MicroVMError | None:
 
 def _killed(owner: Owner) -> str:
     owner.kill()
-    owner.ends(Deadline(ENDING_S))
-    return "the VMM was killed"
+    gone = owner.ends(Deadline(ENDING_S))
+    return "the VMM was killed" if gone else "the VMM was killed, and has not ended yet"
 
 
 def set_balloon(runner: Runner, state_dir: Path, size_mib: int) -> None:
