@@ -130,6 +130,7 @@ def test_a_share_is_served_in_a_directory_that_is_not_there_yet(script, tmp_path
         qemu=QemuOptions(program=str(vmm)),
         virtiofsd=VirtiofsdOptions(program=str(helper)),
         shares=(Share(tag="src", source=str(tmp_path), mount_point="/src", socket="x/y.sock"),),
+        credential_files={"key": "/nosuch/key"},  # the VMM's matter
     )
     done = script("virtiofsd-run", vm, "/usr/bin:/bin")
     assert "virtiofsd-src ended with status 9" in done.stderr, "it came to its start"

@@ -60,7 +60,7 @@ class Start:
     terminal: tuple[int, int, str] | None = None
     """Rows, columns and TERM of the terminal that the console is attached to."""
     helpers_only: bool = False
-    """Nothing but its helpers is started: what only the VMM reads may be missing."""
+    """Nothing but its helpers is started: credentials, which the VMM reads, are not looked at."""
     dry: bool = False
     """Only show the plan, or use little of it: write nothing and try nothing out; KVM counts as
     working where it was not tried out yet."""

@@ -49,7 +49,7 @@ def up(
     One that was made as another declaration had it is made anew, or goes when none has it any
     more. `locked`: the caller holds the machine's lock; else it may be running with what would
     go. Returns the names of the new ones. When it raises, none of them is left. Raises
-    `StateError` for a foreign or busy one, `HostError`.
+    `StateError` for a foreign or busy one and for a damaged record, `HostError`.
     """
     made: set[str] = set()
     try:
@@ -100,7 +100,7 @@ def down(state_dir: Path, *, kind: Kind | None = None, names: Container[str] | N
     """Take away what was made for this machine, of one kind or of these names; the rest stays.
 
     Its record is all that it takes: whatever became of the machine, none is left. Raises
-    `HostError`.
+    `StateError` for a damaged record, `HostError`.
     """
     record = _read(state_dir)
     for name, made in list(record.items()):
